@@ -1,0 +1,206 @@
+"""Options: a dataclass beside the code that reads it; defaults <- YAML <- command line, merged by OmegaConf.
+
+    python train.py configs/emoji/generator.yaml optimizer.lr=1e-3 unit=token --help
+
+A *part* is an option whose value names a file: `sampler=ancestral` is `sampling/ancestral.py`, and that file's
+`Options` dataclass is what `sampler.*` may hold. A new part is therefore one new file; nothing is registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def option(default: Any, help: str = "", part: str = "") -> Any:
+    """A dataclass field with a line for --help; `part` is the folder whose files are the choices."""
+    metadata = {"help": help, "part": part}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    if is_dataclass(default):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ------------------------------------------------------------------------------------------------------------ parts
+
+
+def choices(folder: str) -> list[str]:
+    """Names of the parts in a folder: its files that define `Options`."""
+    files = sorted((ROOT / folder).glob("*.py"))
+    return [f.stem for f in files if "\nclass Options" in f.read_text(encoding="utf-8")]
+
+
+def find(folder: str, name: str) -> ModuleType:
+    """The module `folder/name.py`. Raises ValueError that lists the choices."""
+    allowed = choices(folder)
+    if name not in allowed:
+        raise ValueError(f"no {folder}/{name}.py; choose one of {', '.join(allowed)}{did_you_mean(name, allowed)}")
+    return importlib.import_module(f"pointillist.{folder.replace('/', '.')}.{name}")
+
+
+def did_you_mean(word: str, allowed: list[str]) -> str:
+    close = get_close_matches(word, allowed, n=1)
+    return f". Did you mean '{close[0]}'?" if close else ""
+
+
+# ---------------------------------------------------------------------------------------------------------- merging
+
+
+def load(cls: type, yaml: str | Path | None = None, dotlist: list[str] | tuple[str, ...] = ()) -> Any:
+    """An instance of the dataclass `cls` from its defaults, a YAML file and `key=value` words, later ones winning.
+
+    Raises ValueError (unknown key with the nearest known one, wrong type, word without '=') and FileNotFoundError.
+    """
+    layers = [read_yaml(yaml)] if yaml else []
+    layers.append(read_dotlist(cls, dotlist))
+    return build(cls, *layers)
+
+
+def build(cls: type, *layers: dict) -> Any:
+    """As `load`, from plain dicts: this is how a config.json becomes options again."""
+    layers = [{k: {"name": v} if _part(cls, k) and isinstance(v, str) else v for k, v in d.items()} for d in layers]
+    base = OmegaConf.structured(cls)
+    for f in fields(cls):
+        if f.metadata.get("part"):
+            name = f.default
+            for layer in layers:
+                name = (layer.get(f.name) or {}).get("name", name)
+            base[f.name] = OmegaConf.structured(find(f.metadata["part"], name).Options) if name else None
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(base, *layers))
+    except OmegaConfBaseException as e:
+        raise ValueError(f"option {e.full_key}: {str(e).splitlines()[0]}" if e.full_key else str(e)) from None
+
+
+def read_yaml(path: str | Path) -> dict:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no configuration file {path}; those that ship are {', '.join(shipped_configs())}")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as e:  # OmegaConf lets the YAML parser's many exception types through
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ValueError(f"{path} must hold `key: value` lines, got a {type(loaded).__name__}")
+    return OmegaConf.to_container(loaded)
+
+
+def shipped_configs() -> list[str]:
+    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml"))
+
+
+def read_dotlist(cls: type, words: list[str] | tuple[str, ...]) -> dict:
+    for word in words:
+        if "=" not in word:
+            raise ValueError(f"expected key=value, got '{word}' (options are {', '.join(f.name for f in fields(cls))})")
+    named = [w.replace("=", ".name=", 1) if _part(cls, w.split("=")[0]) else w for w in words]
+    try:
+        merged = OmegaConf.from_dotlist(named)
+    except Exception as e:
+        raise ValueError(f"cannot read {' '.join(words)}: {' '.join(str(e).split())}") from None
+    return OmegaConf.to_container(merged)
+
+
+def _part(cls: type, key: str) -> str:
+    return next((f.metadata.get("part", "") for f in fields(cls) if f.name == key), "")
+
+
+def to_dict(options: Any) -> dict:
+    """Plain JSON-ready dict of a dataclass instance; `build` is its inverse."""
+    return OmegaConf.to_container(OmegaConf.structured(options))
+
+
+# --------------------------------------------------------------------------------------------------------------- help
+
+
+def describe(cls: type, values: Any = None, prefix: str = "") -> list[str]:
+    """One line an option: dotted key, default, help, choices."""
+    hints, lines = get_type_hints(cls), []
+    for f in fields(cls):
+        value = getattr(values, f.name) if values is not None else _default(f)
+        if is_dataclass(value):
+            if f.metadata.get("help"):
+                lines.append(f"  {prefix + f.name:<28} {f.metadata['help']}{_choices_of(f, hints)}")
+            lines += describe(type(value), value, f"{prefix}{f.name}.")
+        elif not (prefix and f.name == "name"):
+            shown = "" if value is MISSING or value is None else f"[{_show(value)}] "
+            lines.append(f"  {prefix + f.name:<28} {shown}{f.metadata.get('help', '')}{_choices_of(f, hints)}")
+    return lines
+
+
+def _default(f: Field) -> Any:
+    return f.default if f.default is not MISSING else f.default_factory() if f.default_factory is not MISSING else None
+
+
+def _choices_of(f: Field, hints: dict) -> str:
+    if f.metadata.get("part"):
+        return f" ({' | '.join(choices(f.metadata['part']))})"
+    if get_origin(hints[f.name]) is Literal:
+        return f" ({' | '.join(map(str, get_args(hints[f.name])))})"
+    return ""
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple, ListConfig)) else str(value)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+@dataclass
+class Command:
+    """What a script was asked: its positional word (a YAML, a run, images) and the `key=value` words."""
+
+    target: str | None
+    words: list[str]
+
+
+def parse(argv: list[str], usage: str, cls: type, target: bool = True) -> Command:
+    """Split argv; `--help` and `key=?` print and exit 0."""
+    flags = [w for w in argv if w.startswith("-")]
+    words = [w for w in argv if not w.startswith("-")]
+    head = words.pop(0) if target and words and "=" not in words[0] else None
+    if set(flags) & {"-h", "--help"}:
+        yaml = head if head and head.endswith((".yaml", ".yml")) else None
+        print(textwrap.dedent(usage).strip() + "\n\nOptions, with [defaults]:")
+        print("\n".join(describe(cls, load(cls, yaml, words))))
+        raise SystemExit(0)
+    if flags:
+        raise ValueError(f"unknown flag {flags[0]}: options are written key=value; --help lists them")
+    for word in words:
+        if word.endswith("=?"):
+            lines = [x for x in describe(cls, load(cls)) if x.split()[0].startswith(word[:-2])]
+            print("\n".join(lines) or f"no option {word[:-2]}; --help lists them")
+            raise SystemExit(0)
+    return Command(head, words)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Run a script's main: user errors become one line and exit code 2, Ctrl-C becomes exit code 130.
+
+    Set POINTILLIST_TRACEBACK=1 to see where an error was raised.
+    """
+    if os.environ.get("POINTILLIST_TRACEBACK"):
+        main(sys.argv[1:])
+        return
+    try:
+        main(sys.argv[1:])
+    except (ValueError, OSError, ImportError) as e:
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"\n{Path(sys.argv[0]).name}: stopped; the same command continues.", file=sys.stderr)
+        raise SystemExit(130) from None

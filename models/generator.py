@@ -1,0 +1,205 @@
+"""Generator: transformer + prediction unit + head = p(codes | condition).
+
+Training reads the whole planned sequence at once; decoding feeds windows of the same places through a cache, under
+rows of the same mask. `query(m=1)` is ancestral decoding, `query(m > 1)` with a draft is verification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pointillist import CodeSpec
+from pointillist.models.attention import Attend, planned
+from pointillist.models.dist import Categorical, Noise
+from pointillist.models.plan import COND, LEARNED, Plan
+from pointillist.models.rope import rope_table
+from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
+
+
+@dataclass
+class Options:
+    """The generator's network. A size names dim, depth and num_heads; each may be overridden."""
+
+    size: str = "micro"
+    dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    qk_norm: bool = False
+    dropout: float = 0.1
+    label_dropout: float = 0.1
+    attention: str = "sdpa"
+
+    def shape(self) -> Shape:
+        """Raises ValueError for an unknown size or widths that do not divide."""
+        if self.size not in SIZES:
+            raise ValueError(f"unknown model.size '{self.size}'; choose one of {', '.join(SIZES)}")
+        given = {k: v for k in ("dim", "depth", "num_heads") if (v := getattr(self, k)) is not None}
+        numbers = SIZES[self.size] | given
+        return Shape(
+            **numbers,
+            num_kv_heads=self.num_kv_heads or numbers["num_heads"],
+            qk_norm=self.qk_norm,
+            dropout=self.dropout,
+        )
+
+
+@dataclass
+class State:
+    """Decoding state of B images. `length` is the truth; codes and caches beyond it are scratch.
+
+    length   [B] committed groups
+    longest  an upper bound of length, known without asking the device
+    codes    [B, N + 1] by slot; the last column takes what has no slot (-1)
+    slots    [B, m, g] of the latest query, which commit() writes to
+    """
+
+    cond: Tensor
+    length: Tensor
+    codes: Tensor
+    caches: list[Cache]
+    longest: int = 0
+    slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+
+class Generator(nn.Module):
+    """p(codes | class) for one book of discrete codes and any unit with a fixed plan.
+
+    Raises ValueError for codes that the network cannot hold (continuous, several books).
+    """
+
+    def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int) -> None:
+        super().__init__()
+        if len(spec.vocab) != 1:
+            raise ValueError(
+                f"this generator predicts one book of discrete codes; the tokenizer has vocab {spec.vocab}"
+            )
+        assert plan.num_codes == spec.length, f"plan predicts {plan.num_codes} codes, the tokenizer has {spec.length}"
+        self.options, self.spec, self.plan, self.num_classes = options, spec, plan, num_classes
+        shape, vocab = options.shape(), spec.vocab[0]
+        self.code_embedding = nn.Embedding(vocab, shape.dim)
+        self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
+        self.learned = nn.Embedding(plan.num_learned, shape.dim) if plan.num_learned else None
+        self.embedding_drop = nn.Dropout(options.dropout)
+        self.transformer = Transformer(shape)
+        self.head = nn.Linear(shape.dim, vocab, bias=False)
+        for name in ("reads", "mask", "starts", "place_of"):
+            self.register_buffer(name, getattr(plan, name), persistent=False)
+        self.register_buffer("rope", rope_table(plan.position, shape.head_dim), persistent=False)
+        self._attend: dict[torch.device, Attend] = {}
+        self.apply(_initialise)
+        nn.init.zeros_(self.head.weight)  # LlamaGen: the untrained model is uniform, its loss is log V
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def forward(self, codes: Tensor, cond: Tensor) -> Tensor:
+        """Teacher-forced logits [B, N, V], by slot, of codes [B, N] given classes cond [B] (num_classes = null)."""
+        x = self.embedding_drop(self.embed(codes, cond, self.reads[None]))  # [B, L, D]
+        x = self.transformer(x, self.rope, self.attend(x.device))
+        return self.head(x[:, self.place_of])
+
+    def loss(self, codes: Tensor, cond: Tensor) -> dict[str, Tensor]:
+        """Mean cross-entropy in nats a code. In training the class is dropped with options.label_dropout."""
+        if self.training and self.options.label_dropout:
+            dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
+            cond = cond.masked_fill(dropped, self.num_classes)
+        logits = self(codes, cond)
+        return {"loss": F.cross_entropy(at_least_fp32(logits).flatten(0, 1), codes.flatten())}
+
+    def attend(self, device: torch.device) -> Attend:
+        if device not in self._attend:
+            self._attend[device] = planned(self.plan, self.options.attention, device)
+        return self._attend[device]
+
+    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor) -> Tensor:
+        """What places read: reads [B | 1, W, R], codes [B, N], cond [B] -> [B, W, D]."""
+        batch, (places, per_place) = len(codes), reads.shape[1:]
+        slots = reads.expand(batch, -1, -1).flatten(1)  # [B, W * R]
+        x = self.code_embedding(codes.gather(1, slots.clamp_min(0))).unflatten(1, (places, per_place))
+        if per_place > 1:
+            real = (reads >= 0)[..., None]
+            x = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp_min(1)
+        x, first = x[:, :, 0], reads[..., 0:1]
+        if self.learned is not None:
+            x = torch.where(first <= LEARNED, self.learned((LEARNED - first[..., 0]).clamp_min(0)), x)
+        return torch.where(first == COND, self.class_embedding(cond)[:, None], x)
+
+    # ------------------------------------------------------------------------------------------------------- decoding
+
+    def null(self, cond: Tensor) -> Tensor:
+        """The condition of the unguided law."""
+        return torch.full_like(cond, self.num_classes)
+
+    def groups(self, batch: int, noise: Noise) -> list[Tensor]:
+        """The default schedule: slots [B, g] in decode order. A fixed plan needs no noise for it."""
+        return [group.to(self.reads.device).expand(batch, -1) for group in self.plan.groups]
+
+    def decoded(self, state: State, m: int) -> Tensor:
+        """[B, m] codes decoded before each of the next m groups: what slot schedules are functions of."""
+        sizes = torch.tensor([0] + [len(g) for g in self.plan.groups], device=state.length.device)
+        before = sizes.cumsum(0)
+        return before[(state.length[:, None] + torch.arange(m, device=before.device)).clamp_max(len(before) - 1)]
+
+    def start(self, cond: Tensor) -> State:
+        """A fresh state for classes cond [B]. The condition itself is fed by the first query, with step 0."""
+        if bool(((cond < 0) | (cond > self.num_classes)).any()):
+            raise ValueError(
+                f"classes must lie in 0..{self.num_classes - 1} ({self.num_classes} = null), got {cond.tolist()}"
+            )
+        return State(
+            cond=cond,
+            length=torch.zeros_like(cond),
+            codes=cond.new_zeros(len(cond), self.plan.num_codes + 1),
+            caches=self.transformer.new_caches(len(cond), self.plan.length),
+        )
+
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Categorical:
+        """One pass: the laws [B, m, g, V] of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
+
+        draft [B, m - 1, g] guesses the first m - 1 of them; the law of group i holds if the guesses before it do.
+        Nothing is committed: guesses and their keys are overwritten by the next pass unless commit() keeps them.
+        """
+        batch, m, g = slots.shape
+        assert (m == 1) == (draft is None), "a window of m groups needs a draft of m - 1"
+        state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread column
+        if draft is not None:
+            state.codes.scatter_(1, state.slots[:, :-1].flatten(1), draft.flatten(1))
+        first = self.starts[state.length]  # [B]
+        last = state.longest + m
+        width = self._width(state, m, last)
+        places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
+        until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
+        x = self.embed(state.codes, state.cond, self.reads[places])
+        x = self.transformer.decode(x, self.rope[places], self.mask[places, :until], state.caches, places)
+        wanted = (self.place_of[slots.flatten(1)] - first[:, None]).clamp(0, width - 1)  # [B, m * g] within the window
+        x = x.gather(1, wanted[..., None].expand(-1, -1, x.shape[-1]))
+        logits = self.head(x)
+        return Categorical(at_least_fp32(logits).unflatten(1, (m, g)))
+
+    def _width(self, state: State, m: int, last: int) -> int:
+        """W, places of the widest window of m steps in the batch."""
+        steps = self.plan.starts.diff()
+        if bool((steps == steps[0]).all()):
+            return m * int(steps[0])
+        if bool((state.length == state.longest).all()):
+            return int(self.plan.starts[last] - self.plan.starts[state.longest])
+        return int((self.starts[(state.length + m).clamp_max(len(steps))] - self.starts[state.length]).max())
+
+    def commit(self, state: State, codes: Tensor, keep: Tensor | int) -> None:
+        """Append the first keep[b] in 0..m groups of codes [B, m, g] to each image; the rest becomes scratch."""
+        state.codes.scatter_(1, state.slots.flatten(1), codes.flatten(1))
+        state.length = state.length + keep
+        state.longest = state.longest + keep if isinstance(keep, int) else int(state.length.max())
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

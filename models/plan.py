@@ -1,0 +1,97 @@
+"""Plan: a prediction unit as static index tensors.
+
+A *slot* is a code's index in the tokenizer's order, 0..N-1: what is predicted. A *place* is an index in the
+transformer's input sequence, 0..L-1: where something is read and predicted. For each place a plan says which codes it
+reads, which it predicts, its (row, column) for the rotary embedding, and the step, the forward pass, in which it is fed.
+
+Everything else follows. The attention mask: a place sees the places of earlier steps and those of its own step (up to
+itself where the unit is causal inside a step). The default schedule: the codes of step s are sampled together. The
+cache: places are written in order, so the first `starts[s]` of them are what steps < s have left behind; and because
+decoding uses rows of the very mask used in training, entries written by a rejected draft are never seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+COND = -1  # the place reads the last condition token
+NONE = -2  # padding of `reads` and `predicts`
+LEARNED = -3  # the place reads learned token i: LEARNED - i
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Index tensors over L places, all int64.
+
+    reads     [L, R] slots whose embeddings are averaged; or COND, LEARNED - i, padded with NONE
+    predicts  [L, P] slots predicted from this place, all with the same logits; padded with NONE
+    position  [L, 2] (row, column) for RoPE; (-1, -1) has the zero rotation of LlamaGen's condition tokens
+    step      [L]    the pass in which the place is fed and its codes are predicted; never falls along the sequence
+    causal    inside a step, a place sees only the places up to itself
+    """
+
+    reads: Tensor
+    predicts: Tensor
+    position: Tensor
+    step: Tensor
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        places = len(self.step)
+        for name, shape in (("reads", 2), ("predicts", 2), ("position", 2)):
+            value = getattr(self, name)
+            assert value.ndim == shape and len(value) == places, f"plan.{name} is {tuple(value.shape)}, L = {places}"
+        assert self.step[0] == 0 and bool((self.step.diff() >= 0).all()), "plan.step must rise from 0 along the places"
+        slots = self.predicts[self.predicts >= 0].sort().values
+        assert torch.equal(slots, torch.arange(len(slots))), "a plan predicts every code exactly once"
+
+    @property
+    def length(self) -> int:
+        """L, places."""
+        return len(self.step)
+
+    @cached_property
+    def num_codes(self) -> int:
+        """N, slots."""
+        return int((self.predicts >= 0).sum())
+
+    @cached_property
+    def num_learned(self) -> int:
+        return int((LEARNED - self.reads.min()).clamp_min(-1)) + 1
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """[S + 1] first place of each step; the last entry is L."""
+        return torch.searchsorted(self.step, torch.arange(int(self.step[-1]) + 2))
+
+    @cached_property
+    def groups(self) -> list[Tensor]:
+        """The default schedule: for each step the slots [g] that its places predict, in place order."""
+        bounds = self.starts.tolist()
+        spans = (self.predicts[a:b].flatten() for a, b in zip(bounds, bounds[1:], strict=False))
+        return [span[span >= 0] for span in spans]
+
+    @cached_property
+    def place_of(self) -> Tensor:
+        """[N] the place that predicts each slot."""
+        places, column = (self.predicts >= 0).nonzero(as_tuple=True)
+        return torch.empty(self.num_codes, dtype=torch.long).scatter_(0, self.predicts[places, column], places)
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[L, L] bool: may place q (row) attend to place k (column)?"""
+        q, k = self.step[:, None], self.step[None, :]
+        return (k < q) | ((k == q) & (self.lower if self.causal else torch.ones_like(self.lower)))
+
+    @property
+    def lower(self) -> Tensor:
+        return torch.ones(self.length, self.length, dtype=torch.bool).tril()
+
+    @cached_property
+    def is_triangular(self) -> bool:
+        """The mask is the plain causal triangle, for which attention needs no mask tensor."""
+        return torch.equal(self.mask, self.lower)

@@ -1,0 +1,120 @@
+"""Sample images from a trained generator.
+
+    python sample.py runs/demo/generator num_images=1000 guidance=2
+    python sample.py runs/demo/generator classes=Flags,0,3 num_images=64 seed=7 out=samples/flags
+
+Writes images.npz (arr_0 uint8 NHWC, arr_1 labels), codes.npz, grid.png and sample.json. Image i is the same image for
+any batch_size, order or restart; the same command again continues a run that was stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pointillist.configs.options import load, option, parse, run, to_dict
+
+
+@dataclass
+class Options:
+    run: str = option("", "the generator's run folder or one of its checkpoints")
+    out: str = option("", "where to write; default: samples/ in the run")
+    num_images: int = option(100, "images")
+    classes: str = option("balanced", "balanced | random | names or numbers with commas, e.g. 207,360")
+    seed: int = option(0, "names the noise: same seed, same images")
+    batch_size: int = option(64, "images decoded together; does not change them")
+    sampler: Any = option("ancestral", "how codes are drawn", part="sampling")
+    guidance: float = option(1.0, "unconditional + guidance * (conditional - unconditional); 1 = off")
+    guidance_schedule: str = option("constant", "over the codes decoded: constant | linear | cosine")
+    temperature: float = option(1.0, "0 = greedy")
+    top_k: int = option(0, "0 = off")
+    top_p: float = option(1.0, "1 = off")
+    tokenizer: str = option("", "the tokenizer's run, if it is not where it was")
+    device: str = option("auto", "auto = cuda if there is one, else cpu")
+    precision: str = option("fp32", "weights and cache: fp32 | bf16 | fp64")
+
+
+# What a stopped run may change when it continues.
+FREE = {"batch_size", "device", "out"}
+
+
+def main(argv: list[str]) -> None:
+    # ------------------------------------------------------------------------------------------------------- options
+    command = parse(argv, __doc__, Options)
+    options = load(Options, None, ([f"run={command.target}"] if command.target else []) + command.words)
+    if not options.run:
+        raise ValueError("which run? give the folder that train.py wrote: python sample.py RUN key=value ...")
+    if options.num_images < 1 or options.batch_size < 1:
+        raise ValueError(
+            f"num_images and batch_size must be at least 1, got {options.num_images}, {options.batch_size}"
+        )
+
+    import torch
+    from tqdm import tqdm
+
+    from pointillist.configs.options import find
+    from pointillist.data.images import to_uint8
+    from pointillist.sampling.labels import class_ids, labels_of
+    from pointillist.sampling.laws import target
+    from pointillist.sampling.noise import Noise
+    from pointillist.sampling.trace import Trace
+    from pointillist.training import checkpoint
+    from pointillist.training.load import load_generator, load_tokenizer, provenance, tokenizer_of
+    from pointillist.training.samples import SampleFiles, git_commit, save_sample_grid
+
+    # --------------------------------------------------------------------------------------------- generator, tokenizer
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    )
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
+    if options.precision not in dtypes:
+        raise ValueError(f"precision must be one of {', '.join(dtypes)}, got {options.precision}")
+    folder = checkpoint.locate(options.run)
+    generator, config = load_generator(folder, device)
+    tokenizer, _ = load_tokenizer(tokenizer_of(config, folder, options.tokenizer), device)
+    generator.to(dtypes[options.precision])
+    law = target(
+        generator, options.guidance, options.guidance_schedule, options.temperature, options.top_k, options.top_p
+    )
+    sampler, noise, trace = find("sampling", options.sampler.name), Noise(options.seed), Trace()
+
+    # ---------------------------------------------------------------------------------------------------------- labels
+    names = config["classes"]
+    labels = labels_of(class_ids(options.classes, names), options.num_images, noise, draw=options.classes == "random")
+
+    # ---------------------------------------------------------------------------------------------------------- sample
+    size, spec = config["image_size"], generator.spec
+    request = {k: v for k, v in to_dict(options).items() if k not in FREE}
+    request |= {"checkpoint": config["sha256"], "step": config["step"]}
+    files = SampleFiles(Path(options.out or folder.parent / "samples"), request, labels.numpy(), size, spec.length)
+    missing = files.missing()
+    bar = tqdm(total=options.num_images, initial=options.num_images - len(missing), unit="image", dynamic_ncols=True)
+    for images in torch.as_tensor(missing, device=device).split(options.batch_size):
+        cond = labels[images.cpu()].to(device)
+        codes = sampler.sample(law, cond, noise, images, trace, options.sampler)
+        files.write(images.cpu().numpy(), to_uint8(tokenizer.decode(codes)).cpu().numpy(), codes.cpu().numpy())
+        bar.update(len(images))
+    bar.close()
+
+    # ---------------------------------------------------------------------------------------------------------- report
+    report = {
+        "options": to_dict(options),
+        "checkpoint": {"path": str(folder), "sha256": config["sha256"], "step": config["step"]},
+        "tokenizer": config["tokenizer"],
+        "classes": names,
+        "trace": trace.summary(),
+        "versions": provenance(),
+        "git": git_commit(),
+    }
+    out = files.finish(report)
+    save_sample_grid(out, names, title=f"{options.run} step {config['step']}, guidance {options.guidance:g}")
+    total = trace.summary()
+    print(f"{options.num_images} images in {out}: images.npz, codes.npz, sample.json; look at {out / 'grid.png'}")
+    if total["images"]:
+        seconds = report["trace"]["query_seconds"]
+        print(f"NFE an image {total['nfe_per_image']:g}, network time {seconds / total['images']:.4f} s an image")
+
+
+if __name__ == "__main__":
+    run(main)

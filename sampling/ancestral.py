@@ -1,0 +1,31 @@
+"""ancestral: the unit's groups one after another, each drawn from its law given all before it. Exact by definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pointillist.sampling.noise import Noise
+from pointillist.sampling.trace import Trace
+
+
+@dataclass
+class Options:
+    name: str = "ancestral"
+
+
+@torch.inference_mode()
+def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, options: Options) -> Tensor:
+    """Codes [B, N] of images [B] (global indices, which key the noise) with conditions cond [B]."""
+    state = law.start(cond)
+    groups = law.groups(len(cond), noise)
+    for group in groups:
+        slots = group[:, None]  # [B, 1, g]
+        dist = trace.query(law, state, slots)
+        law.commit(state, dist.sample(noise, images, slots), keep=1)
+    trace.committed[1] = trace.committed.get(1, 0) + len(groups) * len(cond)
+    trace.finished(len(groups), len(cond))
+    return state.codes[:, :-1]

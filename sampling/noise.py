@@ -1,0 +1,51 @@
+"""Noise: stateless randomness. Every number is a hash of what it is for, so nothing depends on a batch's make-up.
+
+An image's codes are the same for any batch size, order, process count or restart, and a sampler that rolls back has no
+generator to roll back with it. Keys are the image's index, the code's slot and the token's id, never a batch row, a
+step counter or a rank among sorted candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed int64
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Noise of one seed. Streams ("code", "label", "order", ...) are independent of one another."""
+
+    seed: int = 0
+
+    def uniform(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
+        """fp64 in (0, 1), never 0 or 1: images [...] and slots [...] int64 -> [..., tokens]."""
+        key = torch.full_like(
+            images, int.from_bytes(sha256(f"{self.seed}/{stream}".encode()).digest()[:8], signed=True)
+        )
+        for index in (images, slots):
+            key = _mix(key ^ _mix(index))
+        token = torch.arange(tokens, dtype=torch.int64, device=images.device)
+        bits = _mix(key[..., None] + (token + 1) * _GOLDEN)
+        return (_shift(bits, 11).double() + 0.5) * 2.0**-53
+
+    def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
+        """fp64 standard Gumbel numbers, as `uniform`: argmax(log p + gumbel) is a draw from p."""
+        return -torch.log(-torch.log(self.uniform(stream, images, slots, tokens)))
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The splitmix64 finaliser (Steele, Lea & Flood, OOPSLA 2014) in wrapping int64 arithmetic."""
+    x = x + _GOLDEN
+    x = (x ^ _shift(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    x = (x ^ _shift(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift; int64's own is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

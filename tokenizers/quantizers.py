@@ -1,0 +1,90 @@
+"""Quantisers: continuous vectors z [..., C] -> (the vectors the decoder sees, codes), gradients passed straight through."""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FSQ(nn.Module):
+    """Finite scalar quantisation (Mentzer et al., arXiv 2309.15505): each channel rounds to one of its levels.
+
+    No codebook, no auxiliary loss, no collapse. codes are mixed radix with channel 0 least significant; vectors lie
+    in [-1, 1]. Constants (1 + 1e-3, atanh shift) are those of FlexTok, Cosmos and vector-quantize-pytorch.
+    """
+
+    def __init__(self, levels: list[int]) -> None:
+        super().__init__()
+        if not levels or min(levels) < 2:
+            raise ValueError(f"tokenizer.levels must be integers of at least 2, got {levels}")
+        self.channels, self.vocab = len(levels), prod(levels)
+        level = torch.tensor(levels)
+        radius = (level - 1) * (1 + 1e-3) / 2
+        offset = torch.where(level % 2 == 0, 0.5, 0.0)
+        basis = torch.cat([torch.ones(1, dtype=torch.long), level[:-1].cumprod(0)])
+        for name, value in {"level": level, "radius": radius, "offset": offset, "basis": basis}.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [..., C] -> vectors [..., C], codes [...] int64, auxiliary loss (zero)."""
+        shift = torch.atanh(self.offset / self.radius)
+        bounded = torch.tanh(z.float() + shift) * self.radius - self.offset
+        whole = bounded + (bounded.round() - bounded).detach()
+        codes = ((whole.detach().round().long() + self.level // 2) * self.basis).sum(-1)
+        return whole / (self.level // 2), codes, z.new_zeros(())
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """codes [...] -> vectors [..., C]."""
+        digit = codes[..., None] // self.basis % self.level
+        return (digit - self.level // 2) / (self.level // 2)
+
+
+class VQ(nn.Module):
+    """Vector quantisation (van den Oord et al., arXiv 1711.00937) by cosine similarity, codebook by moving averages.
+
+    Vectors are unit length. `fit` takes the first codebook from data; a code whose average count falls under `dead` is
+    restarted from the batch. Without both, most codes are never used.
+    """
+
+    def __init__(self, vocab: int, channels: int, decay: float = 0.99, commitment: float = 0.25) -> None:
+        super().__init__()
+        if vocab < 2 or channels < 1:
+            raise ValueError(f"tokenizer.vocab must be at least 2 and channels at least 1, got {vocab} and {channels}")
+        self.vocab, self.channels, self.decay, self.commitment, self.dead = vocab, channels, decay, commitment, 0.5
+        self.register_buffer("codebook", F.normalize(torch.randn(vocab, channels), dim=-1))
+        self.register_buffer("count", torch.ones(vocab))
+
+    def fit(self, z: Tensor) -> None:
+        """Start from encoder outputs z [n, C], n >= vocab."""
+        assert len(z) >= self.vocab, f"{len(z)} vectors cannot initialise {self.vocab} codes"
+        chosen = torch.randperm(len(z), device=z.device)[: self.vocab]
+        self.codebook.copy_(F.normalize(z[chosen].float(), dim=-1))
+        self.count.fill_(1.0)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [..., C] -> unit vectors [..., C], codes [...] int64, commitment loss."""
+        unit = F.normalize(z.float(), dim=-1)
+        codes = (unit @ self.codebook.T).argmax(-1)
+        vectors = self.embed(codes)
+        loss = self.commitment * (unit - vectors).square().sum(-1).mean()
+        if self.training:
+            self._update(unit.detach().flatten(0, -2), codes.flatten())
+        return unit + (vectors - unit).detach(), codes, loss
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return self.codebook[codes]
+
+    @torch.no_grad()
+    def _update(self, unit: Tensor, codes: Tensor) -> None:
+        count = torch.bincount(codes, minlength=self.vocab).to(self.count)
+        total = torch.zeros_like(self.codebook).index_add_(0, codes, unit)
+        self.count.lerp_(count, 1 - self.decay)
+        moved = F.normalize(self.codebook.lerp(F.normalize(total, dim=-1), 1 - self.decay), dim=-1)
+        self.codebook.copy_(torch.where(count[:, None] > 0, moved, self.codebook))
+        dead = self.count < self.dead
+        fresh = unit[torch.randint(len(unit), (self.vocab,), device=unit.device)]
+        self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
+        self.count.masked_fill_(dead, 1.0)

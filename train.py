@@ -1,0 +1,189 @@
+"""Train a tokenizer on images or a generator on its codes.
+
+    python train.py configs/emoji/tokenizer.yaml
+    python train.py configs/emoji/generator.yaml model.size=mini steps=5000
+
+The same command again resumes after Ctrl-C, SIGTERM or a crash. --help lists the options, key=? the choices of one.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pointillist.configs.options import build, describe, find, load, parse, read_yaml, run, to_dict
+from pointillist.training.options import FREE, TrainOptions
+
+
+def main(argv: list[str]) -> None:
+    # ------------------------------------------------------------------------------------------------------- options
+    task_name = next((w[5:] for w in argv if w.startswith("task=")), "")
+    yaml = next((w for w in argv if "=" not in w and not w.startswith("-")), None)
+    if not task_name:
+        task_name = read_yaml(yaml).get("task", "generator") if yaml else "generator"
+    tasks = find("training/tasks", task_name)
+    command = parse(argv, __doc__, tasks.Options)
+    options = load(tasks.Options, command.target, command.words)
+
+    import torch
+    from timm.utils import ModelEmaV3
+    from torch.nn.utils import clip_grad_norm_
+    from tqdm import tqdm
+
+    from pointillist.training import checkpoint
+    from pointillist.training.log import Log
+    from pointillist.training.optimization import learning_rate, make_optimizer
+
+    out = Path(options.out)
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
+    )
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    if not options.dry_run:
+        remember_options(out, options)
+
+    # -------------------------------------------------------------------------------------- data, model, optimiser, EMA
+    torch.manual_seed(options.seed)
+    task = tasks.Task(options, device)
+    model, o = task.model, options.optimization
+    if options.dry_run:
+        print_plan(options, task)
+        return
+    optimizer = make_optimizer(model, o)
+    loss_of = torch.compile(model.loss) if options.compile else model.loss
+
+    # ------------------------------------------------------------------- resume: own latest checkpoint, else from scratch
+    found = checkpoint.steps(out)
+    if found:
+        state = checkpoint.read_state(out / f"step_{found[-1]:08d}")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    else:
+        state = {"step": 0, "seconds": 0.0}
+        task.prepare()
+    ema = ModelEmaV3(model, decay=o.ema, use_warmup=True, exclude_buffers=True)
+    if found:
+        ema.module.load_state_dict(state["ema"])
+    start, seconds = state["step"], state["seconds"]
+    if start >= options.steps:
+        print(f"{out} is finished: step {start} of {options.steps}")
+        return
+    log = Log(out, start, options.tracker, to_dict(options))
+    stop = catch_signals()
+
+    def save(step: int) -> None:
+        state = {"step": step, "seconds": seconds, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        state["ema"] = ema.module.state_dict()
+        checkpoint.save(out, step, state["ema"], task.config(), state)
+        checkpoint.prune(out, options.keep_last, options.keep_steps)
+
+    # ----------------------------------------------------------------------------------------------------------- train
+    parameters = sum(p.numel() for p in model.parameters())
+    print(
+        f"{out}: {parameters / 1e6:.2f} M parameters, steps {start}..{options.steps}, {options.precision} on {device}"
+    )
+    bar = tqdm(range(start, options.steps), initial=start, total=options.steps, unit="step", dynamic_ncols=True)
+    for step in bar:
+        begin = time.perf_counter()
+        torch.manual_seed(seed_of(options.seed, step))
+        rate = learning_rate(step, options.steps, o)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+        model.train()
+        values: dict[str, Any] = {}
+        batch = {k: v.chunk(o.accumulate) for k, v in task.batch(step).items()}
+        for part in range(o.accumulate):
+            with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+                losses = loss_of(**{k: v[part] for k, v in batch.items()})
+            (losses["loss"] / o.accumulate).backward()
+            values = {k: values.get(k, 0.0) + v.detach() / o.accumulate for k, v in losses.items()}
+        norm = clip_grad_norm_(model.parameters(), o.clip)
+        if not (torch.isfinite(values["loss"]) and torch.isfinite(norm)):
+            kept = checkpoint.steps(out)
+            raise ValueError(
+                f"loss {float(values['loss'])} and gradient norm {float(norm)} at step {step}: stopped before the step; "
+                f"{f'checkpoint {kept[-1]} is kept' if kept else 'no checkpoint was written'}; lower optimization.lr"
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update(model, step=step)
+        seconds += time.perf_counter() - begin
+        done = step + 1
+
+        # once in a while: a line in the log
+        if step % options.log_every == 0 or done == options.steps:
+            scalars = {k: float(v) for k, v in values.items()}
+            log.write(step, **scalars, lr=rate, grad_norm=float(norm), seconds=round(seconds, 2))
+            bar.set_postfix({k: f"{v:.3f}" for k, v in scalars.items()}, refresh=False)
+
+        # once in a while: held-out scores and a picture, of the averaged weights
+        if done % options.evaluate_every == 0 or done == options.steps:
+            scores = task.evaluate(ema.module)
+            log.write(step, **{f"heldout_{k}" if k == task.score else k: v for k, v in scores.items()})
+            bar.write(f"step {done}: " + ", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+            task.picture(ema.module, out / "pictures" / f"step_{done:08d}.png")
+
+        # once in a while, and when asked to stop: a checkpoint
+        if stop or done % options.save_every == 0 or done in options.keep_steps or done == options.steps:
+            save(done)
+        if stop:
+            bar.close()
+            print(f"{out}: stopped after step {done}; the same command continues")
+            return
+    print(f"{out}: finished in {seconds:.0f} s of training; pictures in {out / 'pictures'}")
+
+
+def seed_of(seed: int, step: int) -> int:
+    """The seed of everything random in one step: no generator state needs saving."""
+    return int.from_bytes(sha256(f"{seed}/{step}".encode()).digest()[:7])
+
+
+def catch_signals() -> list[int]:
+    """A list that becomes true at the first Ctrl-C or SIGTERM; a second one stops at once."""
+    received: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        for s in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(s, signal.SIG_DFL)
+
+    for s in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(s, note)
+    return received
+
+
+def remember_options(out: Path, options: TrainOptions) -> None:
+    """Write options.json; refuse to resume a run with options that change what it learns."""
+    path, now = out / "options.json", to_dict(options)
+    if path.is_file():
+        before = to_dict(build(type(options), json.loads(path.read_text(encoding="utf-8"))))
+        changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if k not in FREE and before[k] != now[k]]
+        if changed:
+            raise ValueError(f"{out} was started with other options: {'; '.join(changed)}; choose another out=FOLDER")
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
+    partial.replace(path)
+
+
+def print_plan(options: TrainOptions, task: Any) -> None:
+    """dry_run: resolved options, parameters, FLOPs."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        task.model.loss(**task.example())["loss"].backward()
+    flops = counter.get_total_flops()
+    print("\n".join(describe(type(options), options)))
+    print(f"\n{sum(p.numel() for p in task.model.parameters()) / 1e6:.2f} M parameters")
+    print(f"{flops / 1e9:.3f} GFLOP an image forward and backward, {flops * options.batch_size / 1e9:.1f} GFLOP a step")
+
+
+if __name__ == "__main__":
+    run(main)

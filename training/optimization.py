@@ -1,0 +1,55 @@
+"""Optimiser, learning-rate schedule and exponential moving average."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass
+class Optimization:
+    """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay only on matrices, not on norms and biases."""
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    warmup: int = 100
+    decay_share: float = 0.2  # wsd: the last share of the steps falls linearly to final_lr
+    final_lr: float = 0.0  # as a share of lr
+    clip: float = 1.0
+    accumulate: int = 1
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not (self.lr > 0 and self.clip > 0 and self.accumulate >= 1 and 0 <= self.ema < 1 and self.warmup >= 0):
+            raise ValueError("optimization needs lr > 0, clip > 0, accumulate >= 1, warmup >= 0 and 0 <= ema < 1")
+
+
+def make_optimizer(model: nn.Module, options: Optimization) -> torch.optim.AdamW:
+    """AdamW over two groups: parameters of two or more dimensions decay, the others do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=options.lr, betas=(options.beta1, options.beta2), fused=True
+    )
+
+
+def learning_rate(step: int, steps: int, options: Optimization) -> float:
+    """The rate of step 0..steps-1: linear warm-up, then cosine, constant, or constant with a linear end (WSD)."""
+    if step < options.warmup:
+        return options.lr * (step + 1) / options.warmup
+    share = (step - options.warmup) / max(steps - options.warmup, 1)
+    if options.schedule == "cosine":
+        level = (1 + math.cos(math.pi * share)) / 2
+    elif options.schedule == "wsd":
+        level = min(1.0, (1 - share) / max(options.decay_share, 1e-9))
+    else:
+        level = 1.0
+    return options.lr * (options.final_lr + (1 - options.final_lr) * level)

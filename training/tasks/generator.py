@@ -1,0 +1,108 @@
+"""task=generator: train p(codes | class) on a frozen tokenizer's codes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pointillist.configs.options import find, option, to_dict
+from pointillist.data.codes import Codes, open_codes
+from pointillist.data.crops import Views
+from pointillist.data.images import to_uint8
+from pointillist.models.generator import Options as GeneratorOptions
+from pointillist.sampling import ancestral
+from pointillist.sampling.laws import target
+from pointillist.sampling.noise import Noise
+from pointillist.sampling.trace import Trace
+from pointillist.training.load import load_tokenizer, make_generator, provenance
+from pointillist.training.options import TrainOptions
+from pointillist.training.pictures import save_grid
+
+
+@dataclass
+class Options(TrainOptions):
+    task: Literal["tokenizer", "generator"] = "generator"
+    tokenizer: str = option("", "run folder of the frozen tokenizer")
+    codes: str = option("", "folder of the code cache; default: codes/ beside the tokenizer's checkpoints")
+    model: GeneratorOptions = option(GeneratorOptions(), "the transformer")
+    unit: Any = option("token", "what is predicted next", part="models/units")
+
+
+class Task:
+    score = "nll"
+
+    def __init__(self, options: Options, device: torch.device) -> None:
+        if not options.tokenizer:
+            raise ValueError("a generator needs tokenizer=RUN, the folder of a trained tokenizer")
+        self.options, self.device = options, device
+        self.tokenizer, self.tokenizer_config = load_tokenizer(options.tokenizer, device)
+        if self.tokenizer_config["image_size"] != options.views.size:
+            raise ValueError(
+                f"the tokenizer was trained at {self.tokenizer_config['image_size']} pixels, views.size is {options.views.size}"
+            )
+        self.train, self.heldout = self._codes("train"), self._codes("heldout")
+        self.model = make_generator(options.model, options.unit, self.tokenizer.spec, len(self.train.classes)).to(
+            device
+        )
+
+    def _codes(self, split: str) -> Codes:
+        o, identity = self.options, {k: self.tokenizer_config[k] for k in ("tokenizer", "sha256")}
+        images = find("data", o.data.name).open_images(o.data, split)
+        key = sha256(repr((identity, images.fingerprint, to_dict(o.views))).encode()).hexdigest()[:8]
+        root = Path(o.codes) if o.codes else Path(o.tokenizer) / "codes"
+        folder = root / (split if o.codes else f"{images.name}-{split}-{key}")
+        views = o.views if split == "train" else Views(size=o.views.size, flip=False)
+        return open_codes(folder, self.tokenizer, identity, images, views, device=self.device)
+
+    def config(self) -> dict:
+        """What config.json must say to rebuild the model and decode its samples."""
+        return {
+            "kind": "generator",
+            "model": to_dict(self.options.model),
+            "unit": to_dict(self.options.unit),
+            "spec": asdict(self.tokenizer.spec),
+            "classes": list(self.train.classes),
+            "image_size": self.options.views.size,
+            "tokenizer": {"path": self.options.tokenizer, "sha256": self.tokenizer_config["sha256"]},
+            "data": to_dict(self.options.data),
+            **provenance(),
+        }
+
+    def prepare(self) -> None:
+        """Nothing to initialise from data."""
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        batch = self.train.batch(step, self.options.batch_size, self.options.seed)
+        return {"codes": batch["codes"].to(self.device), "cond": batch["labels"].to(self.device)}
+
+    def example(self) -> dict[str, Tensor]:
+        """One image's codes, for counting FLOPs."""
+        return {"codes": self.heldout.view(0)[:1].to(self.device), "cond": self._labels(self.heldout)[:1]}
+
+    @torch.no_grad()
+    def evaluate(self, model: Any) -> dict[str, float]:
+        """Nats a code on held-out images, and on as many training images."""
+        return {"nll": self._nll(model, self.heldout), "train_nll": self._nll(model, self.train)}
+
+    def _nll(self, model: Any, codes: Codes) -> float:
+        count = len(self.heldout)
+        pairs = zip(codes.view(0)[:count].split(128), self._labels(codes)[:count].split(128), strict=True)
+        total = sum(float(model.loss(c.to(self.device), y)["loss"]) * len(y) for c, y in pairs)
+        return total / count
+
+    def _labels(self, codes: Codes) -> Tensor:
+        return torch.as_tensor(codes.labels, dtype=torch.long, device=self.device)
+
+    def picture(self, model: Any, path: Path, each: int = 10) -> None:
+        """Samples of every class (of the first twelve) with guidance 2."""
+        classes = torch.arange(min(len(self.train.classes), 12), device=self.device).repeat_interleave(each)
+        law, images = target(model, 2.0, "constant", 1.0, 0, 1.0), torch.arange(len(classes), device=self.device)
+        codes = ancestral.sample(law, classes, Noise(self.options.seed), images, Trace(), ancestral.Options())
+        decoded = to_uint8(self.tokenizer.decode(codes)).cpu()
+        rows = [(self.train.classes[i], decoded[i * each : (i + 1) * each]) for i in range(len(decoded) // each)]
+        save_grid(rows, path, title=f"{self.options.unit.name}: samples, guidance 2")
