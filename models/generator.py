@@ -49,6 +49,18 @@ class Options:
 
 
 @dataclass
+class Index:
+    """A plan's index tensors with a batch axis: 1 for a fixed plan, B where each image has its own order.
+
+    reads [B | 1, L, R], at [B | 1, L], place_of [B | 1, N]
+    """
+
+    reads: Tensor
+    at: Tensor
+    place_of: Tensor
+
+
+@dataclass
 class State:
     """Decoding state of B images. `length` is the truth; codes and caches beyond it are scratch.
 
@@ -62,6 +74,7 @@ class State:
     length: Tensor
     codes: Tensor
     caches: list[Cache]
+    index: Index
     longest: int = 0
     slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
@@ -87,28 +100,46 @@ class Generator(nn.Module):
         self.embedding_drop = nn.Dropout(options.dropout)
         self.transformer = Transformer(shape)
         self.head = nn.Linear(shape.dim, vocab, bias=False)
-        for name in ("reads", "mask", "starts", "place_of"):
+        for name in ("reads", "at", "place_of", "mask", "starts"):
             self.register_buffer(name, getattr(plan, name), persistent=False)
-        self.register_buffer("rope", rope_table(plan.position, shape.head_dim), persistent=False)
+        nowhere = torch.tensor([[-1, -1]])  # the last row, which at = -1 finds
+        self.register_buffer("rope", rope_table(torch.cat([plan.grid, nowhere]), shape.head_dim), persistent=False)
         self._attend: dict[torch.device, Attend] = {}
         self.apply(_initialise)
         nn.init.zeros_(self.head.weight)  # LlamaGen: the untrained model is uniform, its loss is log V
 
     # ------------------------------------------------------------------------------------------------------- training
 
-    def forward(self, codes: Tensor, cond: Tensor) -> Tensor:
-        """Teacher-forced logits [B, N, V], by slot, of codes [B, N] given classes cond [B] (num_classes = null)."""
-        x = self.embedding_drop(self.embed(codes, cond, self.reads[None]))  # [B, L, D]
-        x = self.transformer(x, self.rope, self.attend(x.device))
-        return self.head(x[:, self.place_of])
+    def forward(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> Tensor:
+        """Teacher-forced logits [B, N, V], by slot, of codes [B, N] given classes cond [B] (num_classes = null).
 
-    def loss(self, codes: Tensor, cond: Tensor) -> dict[str, Tensor]:
+        order [B, N] gives each image its own order: what the plan says of slot j then holds for slot order[j].
+        """
+        index = self.indices(order)
+        x = self.embedding_drop(self.embed(codes, cond, index.reads))  # [B, L, D]
+        x = self.transformer(x, self.rope[index.at], self.attend(x.device))
+        return self.head(torch.take_along_dim(x, index.place_of[..., None], dim=1))
+
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
         """Mean cross-entropy in nats a code. In training the class is dropped with options.label_dropout."""
         if self.training and self.options.label_dropout:
             dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
             cond = cond.masked_fill(dropped, self.num_classes)
-        logits = self(codes, cond)
+        logits = self(codes, cond, order)
         return {"loss": F.cross_entropy(at_least_fp32(logits).flatten(0, 1), codes.flatten())}
+
+    def indices(self, order: Tensor | None = None) -> Index:
+        """The plan's index tensors, permuted by order [B, N] if there is one."""
+        if order is None:
+            return Index(self.reads[None], self.at[None], self.place_of[None])
+        batch = len(order)
+        reads, at = self.reads.expand(batch, -1, -1), self.at.expand(batch, -1)
+        moved = order.gather(1, reads.clamp_min(0).flatten(1)).view_as(reads)
+        return Index(
+            reads=torch.where(reads >= 0, moved, reads),
+            at=torch.where(at >= 0, order.gather(1, at.clamp_min(0)), at),
+            place_of=torch.empty_like(order).scatter_(1, order, self.place_of.expand(batch, -1)),
+        )
 
     def attend(self, device: torch.device) -> Attend:
         if device not in self._attend:
@@ -123,7 +154,7 @@ class Generator(nn.Module):
         if per_place > 1:
             real = (reads >= 0)[..., None]
             x = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp_min(1)
-        x, first = x[:, :, 0], reads[..., 0:1]
+        x, first = x[:, :, 0], reads[..., :1]
         if self.learned is not None:
             x = torch.where(first <= LEARNED, self.learned((LEARNED - first[..., 0]).clamp_min(0)), x)
         return torch.where(first == COND, self.class_embedding(cond)[:, None], x)
@@ -155,6 +186,7 @@ class Generator(nn.Module):
             length=torch.zeros_like(cond),
             codes=cond.new_zeros(len(cond), self.plan.num_codes + 1),
             caches=self.transformer.new_caches(len(cond), self.plan.length),
+            index=self.indices(),
         )
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Categorical:
@@ -170,23 +202,22 @@ class Generator(nn.Module):
             state.codes.scatter_(1, state.slots[:, :-1].flatten(1), draft.flatten(1))
         first = self.starts[state.length]  # [B]
         last = state.longest + m
-        width = self._width(state, m, last)
+        width = self._width(state, m)
         places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
         until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
-        x = self.embed(state.codes, state.cond, self.reads[places])
-        x = self.transformer.decode(x, self.rope[places], self.mask[places, :until], state.caches, places)
-        wanted = (self.place_of[slots.flatten(1)] - first[:, None]).clamp(0, width - 1)  # [B, m * g] within the window
-        x = x.gather(1, wanted[..., None].expand(-1, -1, x.shape[-1]))
-        logits = self.head(x)
+        x = self.embed(state.codes, state.cond, torch.take_along_dim(state.index.reads, places[..., None], dim=1))
+        rope = self.rope[torch.take_along_dim(state.index.at, places, dim=1)]
+        x = self.transformer.decode(x, rope, self.mask[places, :until], state.caches, places)
+        wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
+        wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
+        logits = self.head(torch.take_along_dim(x, wanted[..., None], dim=1))
         return Categorical(at_least_fp32(logits).unflatten(1, (m, g)))
 
-    def _width(self, state: State, m: int, last: int) -> int:
+    def _width(self, state: State, m: int) -> int:
         """W, places of the widest window of m steps in the batch."""
         steps = self.plan.starts.diff()
         if bool((steps == steps[0]).all()):
             return m * int(steps[0])
-        if bool((state.length == state.longest).all()):
-            return int(self.plan.starts[last] - self.plan.starts[state.longest])
         return int((self.starts[(state.length + m).clamp_max(len(steps))] - self.starts[state.length]).max())
 
     def commit(self, state: State, codes: Tensor, keep: Tensor | int) -> None:

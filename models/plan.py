@@ -2,7 +2,8 @@
 
 A *slot* is a code's index in the tokenizer's order, 0..N-1: what is predicted. A *place* is an index in the
 transformer's input sequence, 0..L-1: where something is read and predicted. For each place a plan says which codes it
-reads, which it predicts, its (row, column) for the rotary embedding, and the step, the forward pass, in which it is fed.
+reads, which it predicts, at which grid position it stands for the rotary embedding, and the step, the forward pass, in
+which it is fed.
 
 Everything else follows. The attention mask: a place sees the places of earlier steps and those of its own step (up to
 itself where the unit is causal inside a step). The default schedule: the codes of step s are sampled together. The
@@ -29,22 +30,25 @@ class Plan:
 
     reads     [L, R] slots whose embeddings are averaged; or COND, LEARNED - i, padded with NONE
     predicts  [L, P] slots predicted from this place, all with the same logits; padded with NONE
-    position  [L, 2] (row, column) for RoPE; (-1, -1) has the zero rotation of LlamaGen's condition tokens
+    at        [L]    the row of `grid` where the place stands; -1 has the zero rotation of LlamaGen's condition token
+    grid      [G, 2] (row, column) positions; with one row a slot, per-image orders can permute a plan
     step      [L]    the pass in which the place is fed and its codes are predicted; never falls along the sequence
     causal    inside a step, a place sees only the places up to itself
     """
 
     reads: Tensor
     predicts: Tensor
-    position: Tensor
+    at: Tensor
+    grid: Tensor
     step: Tensor
     causal: bool = False
 
     def __post_init__(self) -> None:
         places = len(self.step)
-        for name, shape in (("reads", 2), ("predicts", 2), ("position", 2)):
+        for name, ndim in (("reads", 2), ("predicts", 2), ("at", 1)):
             value = getattr(self, name)
-            assert value.ndim == shape and len(value) == places, f"plan.{name} is {tuple(value.shape)}, L = {places}"
+            assert value.ndim == ndim and len(value) == places, f"plan.{name} is {tuple(value.shape)}, L = {places}"
+        assert int(self.at.max()) < len(self.grid), f"plan.at reaches {int(self.at.max())}, grid has {len(self.grid)}"
         assert self.step[0] == 0 and bool((self.step.diff() >= 0).all()), "plan.step must rise from 0 along the places"
         slots = self.predicts[self.predicts >= 0].sort().values
         assert torch.equal(slots, torch.arange(len(slots))), "a plan predicts every code exactly once"

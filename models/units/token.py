@@ -28,7 +28,8 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
     return Plan(
         reads=torch.cat([torch.tensor([[COND]]), slots[:-1]]),
         predicts=slots,
-        position=torch.cat([torch.tensor([[-1, -1]]), positions(spec)[:-1]]),
+        at=torch.arange(-1, length - 1),
+        grid=positions(spec),
         step=torch.arange(length),
     )
 
