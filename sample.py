@@ -21,7 +21,7 @@ class Options:
     run: str = option("", "the generator's run folder or one of its checkpoints")
     out: str = option("", "where to write; default: samples/ in the run")
     num_images: int = option(100, "images")
-    classes: str = option("balanced", "balanced | random | names or numbers with commas, e.g. 207,360")
+    classes: str = option("balanced", "balanced | random | proportional (as in training) | names or numbers, e.g. 207,360")
     seed: int = option(0, "names the noise: same seed, same images")
     batch_size: int = option(64, "images decoded together; does not change them")
     sampler: Any = option("ancestral", "how codes are drawn", part="sampling")
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
 
     from pointillist.configs.options import find
     from pointillist.data.images import to_uint8
-    from pointillist.sampling.labels import class_ids, labels_of
+    from pointillist.sampling.labels import labels_of
     from pointillist.sampling.laws import target
     from pointillist.sampling.noise import Noise
     from pointillist.sampling.trace import Trace
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
 
     # ---------------------------------------------------------------------------------------------------------- labels
     names = config["classes"]
-    labels = labels_of(class_ids(options.classes, names), options.num_images, noise, draw=options.classes == "random")
+    labels = labels_of(options.classes, options.num_images, names, config["class_counts"], noise)
 
     # ---------------------------------------------------------------------------------------------------------- sample
     size, spec = config["image_size"], generator.spec

@@ -1,6 +1,6 @@
 """Options: a dataclass beside the code that reads it; defaults <- YAML <- command line, merged by OmegaConf.
 
-    python train.py configs/emoji/generator.yaml optimizer.lr=1e-3 unit=token --help
+    python train.py configs/demo/generator.yaml optimizer.lr=1e-3 unit=token --help
 
 A *part* is an option whose value names a file: `sampler=ancestral` is `sampling/ancestral.py`, and that file's
 `Options` dataclass is what `sampler.*` may hold. A new part is therefore one new file; nothing is registered.

@@ -7,6 +7,7 @@ rows of the same mask. `query(m=1)` is ancestral decoding, `query(m > 1)` with a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +31,10 @@ class Options:
     num_heads: int | None = None
     num_kv_heads: int | None = None
     qk_norm: bool = False
-    dropout: float = 0.1
-    label_dropout: float = 0.1
-    attention: str = "sdpa"
+    dropout: float = 0.1  # of what attention and feed-forward add to the residual stream
+    token_dropout: float = 0.1  # of the embedded sequence
+    label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
+    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"
 
     def shape(self) -> Shape:
         """Raises ValueError for an unknown size or widths that do not divide."""
@@ -97,7 +99,7 @@ class Generator(nn.Module):
         self.code_embedding = nn.Embedding(vocab, shape.dim)
         self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
         self.learned = nn.Embedding(plan.num_learned, shape.dim) if plan.num_learned else None
-        self.embedding_drop = nn.Dropout(options.dropout)
+        self.embedding_drop = nn.Dropout(options.token_dropout)
         self.transformer = Transformer(shape)
         self.head = nn.Linear(shape.dim, vocab, bias=False)
         for name in ("reads", "at", "place_of", "mask", "starts"):

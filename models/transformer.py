@@ -95,20 +95,23 @@ class Attention(nn.Module):
         kv_dim = shape.num_kv_heads * shape.head_dim
         self.qkv = nn.Linear(shape.dim, shape.dim + 2 * kv_dim, bias=False)
         self.out = nn.Linear(shape.dim, shape.dim, bias=False)
-        self.q_norm = RMSNorm(shape.head_dim) if shape.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(shape.head_dim) if shape.qk_norm else nn.Identity()
+        if shape.qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(shape.head_dim), RMSNorm(shape.head_dim)
 
     def project(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries [B, W, H, d] and keys, and values [B, W, G, d], of x [B, W, D]."""
         s = self.shape
         heads = self.qkv(x).unflatten(-1, (s.num_heads + 2 * s.num_kv_heads, s.head_dim))
-        q, k, v = heads.split([s.num_heads, s.num_kv_heads, s.num_kv_heads], dim=2)
-        q, k = rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope)
-        return q, k.to(v.dtype), v
+        turned, v = heads.split([s.num_heads + s.num_kv_heads, s.num_kv_heads], dim=2)
+        if s.qk_norm:
+            q, k = turned.split([s.num_heads, s.num_kv_heads], dim=2)
+            turned = torch.cat([self.q_norm(q), self.k_norm(k)], dim=2)
+        q, k = rotate(turned, rope).split([s.num_heads, s.num_kv_heads], dim=2)
+        return q, k, v
 
     def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
         q, k, v = self.project(x, rope)
-        y = attend(q.to(v.dtype).transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         return self.out(y.transpose(1, 2).flatten(2))
 
     def decode(self, x: Tensor, rope: Tensor, attend: Attend, cache: Cache, places: Tensor, until: int) -> Tensor:
@@ -138,7 +141,7 @@ class Block(nn.Module):
         self.attention = Attention(shape)
         self.ffn_norm = RMSNorm(shape.dim)
         self.ffn = FeedForward(shape)
-        self.drop = nn.Dropout(shape.dropout)
+        self.drop = nn.Dropout(shape.dropout) if shape.dropout else nn.Identity()
 
     def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
         x = x + self.drop(self.attention(self.attention_norm(x), rope, attend))

@@ -8,42 +8,34 @@ from torch import Tensor
 from pointillist.sampling.noise import Noise
 
 
-def class_ids(words: str, names: list[str]) -> list[int]:
-    """Class numbers of `balanced`, `random` (both: every class) or a list of names and numbers.
+def labels_of(classes: str, count: int, names: list[str], frequencies: list[int], noise: Noise) -> Tensor:
+    """Labels [count] int64 of image 0, 1, ...; the first ones do not depend on count.
 
-    Raises ValueError that names the nearest classes.
+    classes: balanced | random (uniform draws) | proportional (draws as frequent as in the training data) | names and
+    numbers with commas. Balanced and listed classes come in shuffled blocks, never sorted: consecutive splits of a
+    class-sorted file ruin an Inception score. Raises ValueError that names the classes there are.
     """
-    if words in ("balanced", "random"):
-        return list(range(len(names)))
+    if classes in ("random", "proportional"):
+        weights = torch.tensor(frequencies if classes == "proportional" else [1] * len(names), dtype=torch.float64)
+        image = torch.arange(count)
+        uniform = noise.uniform("label", image, torch.zeros_like(image), 1)[:, 0]
+        return torch.searchsorted(weights.cumsum(0) / weights.sum(), uniform).clamp_max(len(names) - 1)
+    ids = torch.tensor(range(len(names)) if classes == "balanced" else listed(classes, names))
+    block = torch.arange(-(-count // len(ids)))
+    order = noise.uniform("label", block, torch.ones_like(block), len(ids)).argsort(-1)
+    return ids[order].flatten()[:count]
+
+
+def listed(words: str, names: list[str]) -> list[int]:
+    """Class numbers of names and numbers with commas."""
     lower = {name.lower(): i for i, name in enumerate(names)}
     ids = []
-    for word in (w.strip() for w in str(words).strip("[]").split(",")):
+    for word in (w.strip() for w in words.strip("[]").split(",")):
         if word.isdigit() and int(word) < len(names):
             ids.append(int(word))
         elif word.lower() in lower:
             ids.append(lower[word.lower()])
         else:
             known = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + (" ..." if len(names) > 20 else "")
-            raise ValueError(f"no class '{word}'; classes are {known}; or balanced, or random")
+            raise ValueError(f"no class '{word}'; classes are {known}; or balanced, random, proportional")
     return ids
-
-
-def labels_of(ids: list[int], count: int, noise: Noise, draw: bool = False) -> Tensor:
-    """Labels [count] int64. Each block of len(ids) images is a shuffle of ids: balanced, and never sorted by class
-    (consecutive splits of a class-sorted file ruin an Inception score). With `draw` each is an independent draw."""
-    choices = torch.tensor(ids)
-    block, place = (
-        x.flatten() for x in torch.meshgrid(_blocks(count, len(ids)), torch.arange(len(ids)), indexing="ij")
-    )
-    if draw:
-        image = block * len(ids) + place
-        uniform = noise.uniform("label", image, torch.zeros_like(image), 1)[:, 0]
-        return choices[(uniform * len(ids)).long()][:count]
-    order = noise.uniform(
-        "label", _blocks(count, len(ids)), torch.ones_like(_blocks(count, len(ids))), len(ids)
-    ).argsort(-1)
-    return choices[order].flatten()[:count]
-
-
-def _blocks(count: int, size: int) -> Tensor:
-    return torch.arange(-(-count // size))

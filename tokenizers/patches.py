@@ -1,4 +1,4 @@
-"""patches: k-means of pixel patches. The floor that a trained tokenizer must beat, and a fixture that needs no training."""
+"""patches: k-means of pixel patches. The floor that a trained tokenizer must beat; a fixture without training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantisers: continuous vectors z [..., C] -> (the vectors the decoder sees, codes), gradients passed straight through."""
+"""Quantisers: vectors z [..., C] -> (the vectors the decoder sees, codes); gradients pass straight through."""
 
 from __future__ import annotations
 

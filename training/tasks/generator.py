@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,8 @@ class Task:
         self.tokenizer, self.tokenizer_config = load_tokenizer(options.tokenizer, device)
         if self.tokenizer_config["image_size"] != options.views.size:
             raise ValueError(
-                f"the tokenizer was trained at {self.tokenizer_config['image_size']} pixels, views.size is {options.views.size}"
+                f"the tokenizer was trained at {self.tokenizer_config['image_size']} pixels, "
+                f"views.size is {options.views.size}; make them equal"
             )
         self.train, self.heldout = self._codes("train"), self._codes("heldout")
         self.model = make_generator(options.model, options.unit, self.tokenizer.spec, len(self.train.classes)).to(
@@ -67,6 +69,7 @@ class Task:
             "unit": to_dict(self.options.unit),
             "spec": asdict(self.tokenizer.spec),
             "classes": list(self.train.classes),
+            "class_counts": np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist(),
             "image_size": self.options.views.size,
             "tokenizer": {"path": self.options.tokenizer, "sha256": self.tokenizer_config["sha256"]},
             "data": to_dict(self.options.data),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,16 @@ class Task:
         """On held-out images: mean PSNR in dB, share of codes used, perplexity of the code distribution."""
         codes = torch.cat([model.encode(x.to(self.device)) for x in self.heldout.split(128)])
         decoded = torch.cat([model.decode(c) for c in codes.split(128)]).cpu()
-        return {"psnr": psnr(self.heldout, decoded), **code_statistics(codes, model.spec.vocab[0])}
+        scores = {"psnr": psnr(self.heldout, decoded), "floor_psnr": self.floor}
+        return scores | code_statistics(codes, model.spec.vocab[0])
+
+    @cached_property
+    def floor(self) -> float:
+        """Held-out PSNR of k-means patches with as many codes: a trained tokenizer that stays below it is broken."""
+        spec, size = self.model.spec, self.options.views.size
+        patches = patches_tokenizer(size // spec.grids[-1][0], spec.vocab[0], size)
+        patches.fit(to_float(all_images(self.train.images, self.options.views, limit=2000)))
+        return psnr(self.heldout, patches.decode(patches.encode(self.heldout)))
 
     @torch.no_grad()
     def picture(self, model: Any, path: Path) -> None:
@@ -89,3 +99,7 @@ def code_statistics(codes: Tensor, vocab: int) -> dict[str, float]:
     share = torch.bincount(codes.flatten().cpu(), minlength=vocab).double() / codes.numel()
     entropy = -(share * share.clamp_min(1e-300).log()).sum()
     return {"usage": float((share > 0).double().mean()), "perplexity": float(entropy.exp())}
+
+
+def patches_tokenizer(patch: int, vocab: int, image_size: int) -> Any:
+    return make_tokenizer(find("tokenizers", "patches").Options(patch=patch, vocab=vocab), image_size)

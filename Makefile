@@ -1,0 +1,31 @@
+# Either target may come first: both make .venv and install requirements.txt when it is missing or has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   the whole job on embedded emoji: tokenizer, codes, generator, samples, score (about 10 minutes)"
+	@echo "make test   every test (about 3 minutes)"
+	@echo "make lint   ruff"
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# DEMO=quick runs the whole path at reduced length.
+demo: $(VENV)/installed
+	@$(BIN)/python demo.py $(DEMO)
+
+test: $(VENV)/installed
+	@begin=$$(date +%s); $(BIN)/python -m pytest $(TESTS); status=$$?; \
+	echo "make test took $$(( $$(date +%s) - begin )) s"; exit $$status
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,278 @@
+"""train.py and sample.py as a user runs them: resume to the last bit, stop and continue, one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pointillist.configs.options import ROOT
+from pointillist.training import checkpoint
+from pointillist.training.load import load_generator, load_tokenizer
+from pointillist.training.log import read_log
+
+TINY = ["views.size=16", "batch_size=8", "evaluate_every=100", "log_every=1", "optimization.warmup=2", "precision=fp32"]
+TOKENIZER = ["task=tokenizer", "tokenizer.widths=[16,16]", "tokenizer.levels=[4,4,3]", "tokenizer.blocks=1", *TINY]
+GENERATOR = ["task=generator", "model.size=nano", *TINY]
+
+
+def command(script: str, *words: str, **options) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "POINTILLIST_TRACEBACK": ""}
+    line = [sys.executable, str(ROOT / script), *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, env=environment, timeout=300, **options)
+
+
+def succeeds(script: str, *words: str, **options) -> str:
+    done = command(script, *words, **options)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def fails(message: str, script: str, *words: str, **options) -> None:
+    """Exit code 2 and one line on stderr that says `message`; progress bars aside."""
+    done = command(script, *words, **options)
+    lines = [x for x in done.stderr.replace("\r", "\n").splitlines() if "error:" in x or "Traceback" in x]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr[-2000:]
+    assert message in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "tokenizer"
+    succeeds("train.py", *TOKENIZER, f"out={run}", "steps=6")
+    return run
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer) -> Path:
+    run = tokenizer.parent / "generator"
+    succeeds("train.py", *GENERATOR, f"out={run}", f"tokenizer={tokenizer}", "steps=6", "keep_steps=[3]")
+    return run
+
+
+def final_files(run: Path) -> tuple[dict, dict, list[dict]]:
+    """Weights, training state and log of a run's last step, without clock readings."""
+    folder = checkpoint.locate(run)
+    state = checkpoint.read_state(folder)
+    records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(run / "log.jsonl")]
+    return {"file": (folder / "model.safetensors").read_bytes()}, {**state, "seconds": 0}, records
+
+
+def equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+# --------------------------------------------------------------------------------------------------- stop and continue
+
+
+@pytest.mark.parametrize("task", ["tokenizer", "generator"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+def test_a_stopped_run_continues_to_the_same_last_bit(task, how, tokenizer, tmp_path):
+    words = (TOKENIZER if task == "tokenizer" else [*GENERATOR, f"tokenizer={tokenizer}"]) + ["steps=40"]
+    words += ["tokenizer.quantizer=vq", "tokenizer.vocab=32"] if task == "tokenizer" else ["optimization.accumulate=2"]
+    words += ["save_every=7"]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    succeeds("train.py", *words, f"out={whole}")
+    line = [sys.executable, str(ROOT / "train.py"), *words, f"out={stopped}"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    while not checkpoint.steps(stopped) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(how)
+    code = process.wait(timeout=60)
+    assert code == (-how if how == signal.SIGKILL else 0)
+    reached = checkpoint.steps(stopped)[-1]
+    assert reached < 40, "the run was to be stopped before its end"
+    succeeds("train.py", *words, f"out={stopped}")
+    assert equal(final_files(whole), final_files(stopped))
+    assert not list(stopped.glob("*.tmp"))
+    assert "is finished" in succeeds("train.py", *words, f"out={stopped}")
+
+
+def test_other_seeds_differ(tokenizer, tmp_path):
+    """The control of the equality above."""
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for seed, run in enumerate(runs):
+        succeeds("train.py", *GENERATOR, f"tokenizer={tokenizer}", f"out={run}", "steps=3", f"seed={seed}")
+    assert not equal(*(final_files(run) for run in runs))
+
+
+def test_resuming_with_other_options_is_refused(generator, tokenizer):
+    words = [*GENERATOR, f"out={generator}", f"tokenizer={tokenizer}", "steps=6", "model.dim=128"]
+    fails("was started with other options: model was", "train.py", *words)
+
+
+def test_checkpoints_are_pruned_but_kept_steps_stay(generator):
+    assert checkpoint.steps(generator) == [3, 6]
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+
+
+def test_config_json_alone_rebuilds_the_models(generator, tokenizer):
+    model, config = load_generator(generator)
+    frozen, tokenizer_config = load_tokenizer(tokenizer)
+    assert config["tokenizer"]["sha256"] == tokenizer_config["sha256"] == checkpoint.file_hash(
+        checkpoint.locate(tokenizer) / "model.safetensors"
+    )
+    assert model.spec == frozen.spec and model.unit_name == "token" if hasattr(model, "unit_name") else True
+    assert len(config["classes"]) == len(config["class_counts"]) == 9
+    assert config["unit"] == {"name": "token"} and not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_retrained_tokenizer_is_noticed(generator, tokenizer, tmp_path):
+    other = tmp_path / "tokenizer"
+    succeeds("train.py", *TOKENIZER, f"out={other}", "steps=2")
+    fails("this generator's codes were made with", "sample.py", generator, f"tokenizer={other}", f"out={tmp_path / 's'}")
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def samples(generator: Path, out: Path, *words: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    succeeds("sample.py", generator, f"out={out}", "num_images=20", "guidance=2", "precision=fp64", *words)
+    with np.load(out / "images.npz") as images, np.load(out / "codes.npz") as codes:
+        return images["arr_0"], images["arr_1"], codes["codes"]
+
+
+def test_images_do_not_depend_on_the_batch_size(generator, tmp_path):
+    images, labels, codes = samples(generator, tmp_path / "a", "batch_size=20")
+    assert images.shape == (20, 16, 16, 3) and images.dtype == np.uint8 and len(labels) == 20
+    for other in (samples(generator, tmp_path / "b", "batch_size=3"), samples(generator, tmp_path / "c", "batch_size=1")):
+        assert np.array_equal(other[2], codes) and np.array_equal(other[1], labels) and np.array_equal(other[0], images)
+    assert not np.array_equal(samples(generator, tmp_path / "d", "seed=1")[2], codes), "the control: another seed"
+    report = json.loads((tmp_path / "a" / "sample.json").read_text())
+    assert report["trace"]["nfe_per_image"] == 16 and report["trace"]["streams"] == 2
+    assert report["options"]["seed"] == 0 and report["checkpoint"]["step"] == 6 and report["versions"]["torch"]
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "codes.npz", "grid.png", "images.npz", "request.json", "sample.json"
+    ]  # fmt: skip
+
+
+def test_a_killed_sampling_run_continues(generator, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = ["num_images=300", "batch_size=2", "precision=fp64"]
+    succeeds("sample.py", generator, f"out={whole}", *words)
+    line = [sys.executable, str(ROOT / "sample.py"), str(generator), f"out={killed}", *words]
+    process = subprocess.Popen(line, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = killed / "parts" / "done.npy"
+    while process.poll() is None and not (done.is_file() and np.load(done).any()):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    made = int(np.load(done).sum())
+    assert 0 < made < 300
+    succeeds("sample.py", generator, f"out={killed}", "num_images=300", "batch_size=50", "precision=fp64")
+    for name in ("images.npz", "codes.npz"):
+        with np.load(whole / name) as a, np.load(killed / name) as b:
+            assert all(np.array_equal(a[k], b[k]) for k in a.files)
+    fails("holds other samples: seed was 0, is 1", "sample.py", generator, f"out={killed}", *words, "seed=1")
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_bad_options_are_one_line(tokenizer, tmp_path):
+    run = f"out={tmp_path / 'run'}"
+    fails("Did you mean: 'steps'?", "train.py", *TOKENIZER, run, "step=3")
+    fails("no configuration file nowhere.yaml", "train.py", "nowhere.yaml")
+    fails("choose one of conv, patches", "train.py", *TOKENIZER, run, "tokenizer=cnv")
+    fails("expected key=value, got 'steps'", "train.py", *TOKENIZER, run, "steps")
+    fails("choose one of nano", "train.py", *GENERATOR, run, f"tokenizer={tokenizer}", "model.size=huge")
+    fails("no run at nowhere", "train.py", *GENERATOR, run, "tokenizer=nowhere")
+    fails("the tokenizer was trained at 16 pixels", "train.py", *GENERATOR, run, f"tokenizer={tokenizer}", "views.size=32")
+    fails("unknown flag --steps", "train.py", "--steps")
+    (tmp_path / "bad.yaml").write_text("steps: [1\n")
+    fails("is not valid YAML", "train.py", tmp_path / "bad.yaml")
+    fails("no run at nowhere", "sample.py", "nowhere")
+    fails("holds no checkpoint", "sample.py", tmp_path)
+    fails("a generator is needed here", "sample.py", tokenizer, f"out={tmp_path / 's'}")
+
+
+def test_a_sample_request_that_cannot_be_met_is_one_line(generator, tmp_path):
+    out = f"out={tmp_path / 's'}"
+    fails("no class 'Cats'", "sample.py", generator, out, "classes=Cats")
+    fails("top_p must lie in (0, 1]", "sample.py", generator, out, "top_p=0")
+    fails("num_images and batch_size", "sample.py", generator, out, "num_images=0")
+    assert not (tmp_path / "s").exists()
+
+
+def test_help_and_choices_list_what_there_is():
+    text = succeeds("train.py", *TOKENIZER, "--help")
+    assert "tokenizer.levels" in text and "(conv | patches)" in text
+    assert "ancestral" in succeeds("sample.py", "sampler=?")
+
+
+def test_a_dry_run_counts_and_writes_nothing(tokenizer, tmp_path):
+    words = [*GENERATOR, f"tokenizer={tokenizer}", f"out={tmp_path / 'run'}", "dry_run=true"]
+    text = succeeds("train.py", *words)
+    assert "M parameters" in text and "GFLOP an image" in text and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "config.json"])
+def test_a_truncated_checkpoint_is_named(name, generator, tokenizer, tmp_path):
+    run = tmp_path / "generator"
+    shutil.copytree(generator, run)
+    file = checkpoint.locate(run) / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if name == "state.pt":
+        (run / "options.json").unlink()
+        words = [*GENERATOR, f"out={run}", f"tokenizer={tokenizer}", "steps=9"]
+        fails("state.pt is damaged, truncated or unsafe", "train.py", *words)
+    else:
+        fails(f"{name} ", "sample.py", run, f"tokenizer={tokenizer}", f"out={tmp_path / 's'}")
+
+
+def test_an_unsafe_training_state_is_never_executed(generator, tokenizer, tmp_path):
+    run, marker = tmp_path / "generator", tmp_path / "executed"
+    shutil.copytree(generator, run)
+    (run / "options.json").unlink()
+
+    class Attack:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    torch.save(Attack(), checkpoint.locate(run) / "state.pt")
+    words = [*GENERATOR, f"out={run}", f"tokenizer={tokenizer}", "steps=9"]
+    fails("unsafe", "train.py", *words)
+    assert not marker.exists()
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tokenizer, tmp_path):
+    words = [*GENERATOR, f"tokenizer={tokenizer}", f"out={tmp_path / 'run'}", "steps=30", "optimization.lr=1e30"]
+    fails("stopped before the step", "train.py", *words)
+    assert not checkpoint.steps(tmp_path / "run")
+
+
+def limit_file_size() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def test_a_full_disk_keeps_what_was_there(tokenizer, generator, tmp_path):
+    """A file-size limit stands for a full disk: writing fails in the middle of a file with an OSError."""
+    run = tmp_path / "run"
+    words = [*GENERATOR, f"tokenizer={tokenizer}", f"out={run}", "steps=4"]
+    fails("could not write checkpoint", "train.py", *words, preexec_fn=limit_file_size)
+    assert not list(run.glob("step_*"))
+    succeeds("train.py", *words)
+    out = tmp_path / "samples"
+    words = [generator, f"out={out}", "num_images=600"]
+    fails("free", "sample.py", *words, preexec_fn=limit_file_size)
+    assert not (out / "images.npz").exists()
+    succeeds("sample.py", *words)
