@@ -1,7 +1,7 @@
 """The whole job on the embedded emoji: tokenizer, codes, generator, samples, score. `make demo` runs it.
 
-    python demo.py           about ten minutes on two CPU cores; a stopped demo continues with the same command
-    python demo.py quick     the same path in about two minutes: it shows that everything runs, not what it can do
+python demo.py           about ten minutes on two CPU cores; a stopped demo continues with the same command
+python demo.py quick     the same path in about two minutes: it shows that everything runs, not what it can do
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 
 from pointillist.configs.options import ROOT, run
+from pointillist.training import checkpoint
+from pointillist.training.log import read_log
 
 QUICK = {"tokenizer": 80, "generator": 120, "images": 120}
 
@@ -30,7 +32,11 @@ def main(argv: list[str]) -> None:
     step("train.py", "configs/demo/tokenizer.yaml", f"out={tokenizer}", *(short("tokenizer") if quick else []))
     words = [f"out={generator}", f"tokenizer={tokenizer}"]
     step("train.py", "configs/demo/generator.yaml", *words, *(short("generator") if quick else []))
-    first, last = (sorted(generator.glob("step_*"))[i] for i in (0, -1))
+    steps = checkpoint.steps(generator)
+    assert len(steps) == 2, (
+        f"{generator} was to keep the checkpoint of a tenth of its training and the last, has {steps}"
+    )
+    first, last = (generator / f"step_{s:08d}" for s in steps)
     request = [f"num_images={images}", "classes=proportional", "guidance=2", "batch_size=125"]
     step("sample.py", str(last), f"out={samples}", *request)
     step("sample.py", str(first), f"out={early}", *request)
@@ -50,11 +56,16 @@ def short(task: str) -> list[str]:
 
 
 def step(script: str, *words: str) -> None:
-    """Run one of the project's commands as a user would, and stop the demo if it fails."""
+    """Run one of the project's commands as a user would, and stop the demo if it fails or is stopped."""
     print(f"\n$ python {script} {' '.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, str(ROOT / script), *words])
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *words])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the Ctrl-C too, and saves
+        raise
+    if code:
+        raise SystemExit(code)
 
 
 def newest(folder: Path) -> Path:
@@ -72,7 +83,10 @@ def table(tokenizer: Path, generator: Path, samples: Path, early: Path) -> list[
         ("tokenizer", f"PSNR {codes['heldout_psnr']:.2f} dB held-out (k-means of patches: {codes['floor_psnr']:.2f})"),
         ("", f"{codes['usage']:.0%} of codes used, perplexity {codes['perplexity']:.0f}"),
         ("generator", f"NLL {nll['heldout_nll']:.3f} nats a code held-out, {nll['train_nll']:.3f} train"),
-        ("samples", f"{trace['nfe_per_image']:g} NFE an image, {trace['query_seconds'] / trace['images'] * 1e3:.0f} ms"),
+        (
+            "samples",
+            f"{trace['nfe_per_image']:g} NFE, {trace['seconds_per_image'] * 1e3:.0f} ms an image in batches of 125",
+        ),
         (score, f"{final[score]['value']:.1f} (held-out images {final[score]['heldout']:.1f})"),
         ("... at a tenth of training", f"{first[score]['value']:.1f}"),
     ]
@@ -80,11 +94,8 @@ def table(tokenizer: Path, generator: Path, samples: Path, early: Path) -> list[
         rows.append((key, f"{final[key]['value']:.3f} (held-out images {final[key]['heldout']:.3f})"))
     seconds = [f"{run.name} {log[-1].get('seconds') or log[-2]['seconds']:.0f} s" for run, log in logs.items()]
     width = max(len(name) for name, _ in rows)
-    return ["", *(f"{name:<{width}}  {value}" for name, value in rows), f"{'training time':<{width}}  {', '.join(seconds)}"]
-
-
-def read_log(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows.append(("training time", ", ".join(seconds)))
+    return ["", *(f"{name:<{width}}  {value}" for name, value in rows)]
 
 
 if __name__ == "__main__":

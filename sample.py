@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pointillist.configs.options import load, option, parse, run, to_dict
+from pointillist.configs.options import find, load, option, parse, pick_device, run, to_dict
 
 
 @dataclass
@@ -21,7 +21,9 @@ class Options:
     run: str = option("", "the generator's run folder or one of its checkpoints")
     out: str = option("", "where to write; default: samples/ in the run")
     num_images: int = option(100, "images")
-    classes: str = option("balanced", "balanced | random | proportional (as in training) | names or numbers, e.g. 207,360")
+    classes: str = option(
+        "balanced", "balanced | random | proportional (as in training) | names or numbers, e.g. 207,360"
+    )
     seed: int = option(0, "names the noise: same seed, same images")
     batch_size: int = option(64, "images decoded together; does not change them")
     sampler: Any = option("ancestral", "how codes are drawn", part="sampling")
@@ -32,11 +34,11 @@ class Options:
     top_p: float = option(1.0, "1 = off")
     tokenizer: str = option("", "the tokenizer's run, if it is not where it was")
     device: str = option("auto", "auto = cuda if there is one, else cpu")
-    precision: str = option("fp32", "weights and cache: fp32 | bf16 | fp64")
+    precision: Literal["fp32", "bf16", "fp64"] = option("fp32", "of the generator's weights and cache")
 
 
 # What a stopped run may change when it continues.
-FREE = {"batch_size", "device", "out"}
+FREE = {"run", "out", "batch_size", "device", "tokenizer"}
 
 
 def main(argv: list[str]) -> None:
@@ -53,47 +55,45 @@ def main(argv: list[str]) -> None:
     import torch
     from tqdm import tqdm
 
-    from pointillist.configs.options import find
     from pointillist.data.images import to_uint8
     from pointillist.sampling.labels import labels_of
     from pointillist.sampling.laws import target
     from pointillist.sampling.noise import Noise
     from pointillist.sampling.trace import Trace
     from pointillist.training import checkpoint
-    from pointillist.training.load import load_generator, load_tokenizer, provenance, tokenizer_of
-    from pointillist.training.samples import SampleFiles, git_commit, save_sample_grid
+    from pointillist.training.load import load_generator, load_tokenizer, tokenizer_of, versions
+    from pointillist.training.samples import SampleFiles, git_commit
 
     # --------------------------------------------------------------------------------------------- generator, tokenizer
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    )
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-    if options.precision not in dtypes:
-        raise ValueError(f"precision must be one of {', '.join(dtypes)}, got {options.precision}")
-    folder = checkpoint.locate(options.run)
+    device, folder = pick_device(options.device), checkpoint.locate(options.run)
     generator, config = load_generator(folder, device)
     tokenizer, _ = load_tokenizer(tokenizer_of(config, folder, options.tokenizer), device)
-    generator.to(dtypes[options.precision])
-    law = target(
-        generator, options.guidance, options.guidance_schedule, options.temperature, options.top_k, options.top_p
-    )
-    sampler, noise, trace = find("sampling", options.sampler.name), Noise(options.seed), Trace()
+    generator.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[options.precision])
+    o = options
+    law = target(generator, o.guidance, o.guidance_schedule, o.temperature, o.top_k, o.top_p)
+    sampler, noise = find("sampling", options.sampler.name), Noise(options.seed)
 
-    # ---------------------------------------------------------------------------------------------------------- labels
+    # --------------------------------------------------------------------------------------------------- labels, files
     names = config["classes"]
     labels = labels_of(options.classes, options.num_images, names, config["class_counts"], noise)
-
-    # ---------------------------------------------------------------------------------------------------------- sample
-    size, spec = config["image_size"], generator.spec
     request = {k: v for k, v in to_dict(options).items() if k not in FREE}
     request |= {"checkpoint": config["sha256"], "step": config["step"]}
-    files = SampleFiles(Path(options.out or folder.parent / "samples"), request, labels.numpy(), size, spec.length)
-    missing = files.missing()
+    out = Path(options.out or folder.parent / "samples")
+    files = SampleFiles(out, request, labels.numpy(), config["image_size"], generator.spec.length)
+    if files.is_finished:
+        print(f"{out} is finished: {options.num_images} images; look at {out / 'grid.png'}")
+        return
+
+    # ---------------------------------------------------------------------------------------------------------- sample
+    missing, counted = files.missing(), files.counted()
+    trace = Trace.restore(counted) if counted else Trace()
     bar = tqdm(total=options.num_images, initial=options.num_images - len(missing), unit="image", dynamic_ncols=True)
-    for images in torch.as_tensor(missing, device=device).split(options.batch_size):
+    for images in torch.as_tensor(missing, device=device).split(options.batch_size) if len(missing) else ():
         cond = labels[images.cpu()].to(device)
-        codes = sampler.sample(law, cond, noise, images, trace, options.sampler)
-        files.write(images.cpu().numpy(), to_uint8(tokenizer.decode(codes)).cpu().numpy(), codes.cpu().numpy())
+        with trace.timed(device):
+            codes = sampler.sample(law, cond, noise, images, trace, options.sampler)
+        decoded = to_uint8(tokenizer.decode(codes)).cpu().numpy()
+        files.write(images.cpu().numpy(), decoded, codes.cpu().numpy(), trace.summary())
         bar.update(len(images))
     bar.close()
 
@@ -104,16 +104,14 @@ def main(argv: list[str]) -> None:
         "tokenizer": config["tokenizer"],
         "classes": names,
         "trace": trace.summary(),
-        "versions": provenance(),
+        "device": str(device),
+        "versions": versions(),
         "git": git_commit(),
     }
-    out = files.finish(report)
-    save_sample_grid(out, names, title=f"{options.run} step {config['step']}, guidance {options.guidance:g}")
-    total = trace.summary()
+    files.finish(report, names, title=f"{options.run} step {config['step']}, guidance {options.guidance:g}")
+    cost = report["trace"]
     print(f"{options.num_images} images in {out}: images.npz, codes.npz, sample.json; look at {out / 'grid.png'}")
-    if total["images"]:
-        seconds = report["trace"]["query_seconds"]
-        print(f"NFE an image {total['nfe_per_image']:g}, network time {seconds / total['images']:.4f} s an image")
+    print(f"NFE an image {cost['nfe_per_image']:g}, sampling time {cost['seconds_per_image']:.4f} s an image")
 
 
 if __name__ == "__main__":

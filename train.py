@@ -1,14 +1,13 @@
 """Train a tokenizer on images or a generator on its codes.
 
-    python train.py configs/demo/tokenizer.yaml
-    python train.py configs/demo/generator.yaml model.size=mini steps=5000
+    python train.py configs/demo/tokenizer.yaml out=runs/tokenizer
+    python train.py configs/demo/generator.yaml out=runs/generator tokenizer=runs/tokenizer model.size=mini
 
 The same command again resumes after Ctrl-C, SIGTERM or a crash. --help lists the options, key=? the choices of one.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import time
@@ -16,17 +15,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from pointillist.configs.options import build, describe, find, load, parse, read_yaml, run, to_dict
+from pointillist.configs.files import read_json, write_json
+from pointillist.configs.options import build, describe, find, load, parse, pick_device, read_yaml, run, to_dict
 from pointillist.training.options import FREE, TrainOptions
 
 
 def main(argv: list[str]) -> None:
     # ------------------------------------------------------------------------------------------------------- options
-    task_name = next((w[5:] for w in argv if w.startswith("task=")), "")
-    yaml = next((w for w in argv if "=" not in w and not w.startswith("-")), None)
-    if not task_name:
-        task_name = read_yaml(yaml).get("task", "generator") if yaml else "generator"
-    tasks = find("training/tasks", task_name)
+    tasks = find("training/tasks", task_of(argv))
     command = parse(argv, __doc__, tasks.Options)
     options = load(tasks.Options, command.target, command.words)
 
@@ -36,19 +32,15 @@ def main(argv: list[str]) -> None:
     from tqdm import tqdm
 
     from pointillist.training import checkpoint
+    from pointillist.training.load import versions
     from pointillist.training.log import Log
     from pointillist.training.optimization import learning_rate, make_optimizer
 
-    out = Path(options.out)
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if options.device == "auto" else options.device
-    )
+    out, device = Path(options.out), pick_device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     else:
         keep_freed_memory()
-    if not options.dry_run:
-        remember_options(out, options)
 
     # -------------------------------------------------------------------------------------- data, model, optimiser, EMA
     torch.manual_seed(options.seed)
@@ -57,13 +49,14 @@ def main(argv: list[str]) -> None:
     if options.dry_run:
         print_plan(options, task)
         return
+    found = [out / f"step_{step:08d}" for step in checkpoint.steps(out)]
+    remember_options(out, options, found[-1] if found else None, task.config())
     optimizer = make_optimizer(model, o)
     loss_of = torch.compile(model.loss) if options.compile else model.loss
 
     # ----------------------------------------------------------------- resume: own latest checkpoint, else from scratch
-    found = checkpoint.steps(out)
     if found:
-        state = checkpoint.read_state(out / f"step_{found[-1]:08d}")
+        state = checkpoint.read_state(found[-1])
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     else:
@@ -71,7 +64,7 @@ def main(argv: list[str]) -> None:
         task.prepare()
     ema = ModelEmaV3(model, decay=o.ema, use_warmup=True, exclude_buffers=True)
     if found:
-        ema.module.load_state_dict(state["ema"])
+        checkpoint.load_weights(ema.module, found[-1])
     start, seconds = state["step"], state["seconds"]
     if start >= options.steps:
         print(f"{out} is finished: step {start} of {options.steps}")
@@ -81,8 +74,7 @@ def main(argv: list[str]) -> None:
 
     def save(step: int) -> None:
         state = {"step": step, "seconds": seconds, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        state["ema"] = ema.module.state_dict()
-        checkpoint.save(out, step, state["ema"], task.config(), state)
+        checkpoint.save(out, step, ema.module.state_dict(), {**task.config(), "versions": versions()}, state)
         checkpoint.prune(out, options.keep_last, options.keep_steps)
 
     # ----------------------------------------------------------------------------------------------------------- train
@@ -90,6 +82,7 @@ def main(argv: list[str]) -> None:
     print(
         f"{out}: {parameters / 1e6:.2f} M parameters, steps {start}..{options.steps}, {options.precision} on {device}"
     )
+    task.batch(start)  # whatever is built on first use has its own progress bar
     bar = tqdm(range(start, options.steps), initial=start, total=options.steps, unit="step", dynamic_ncols=True)
     for step in bar:
         begin = time.perf_counter()
@@ -108,10 +101,12 @@ def main(argv: list[str]) -> None:
             values = {k: values.get(k, 0.0) + v.detach() / o.accumulate for k, v in losses.items()}
         norm = clip_grad_norm_(model.parameters(), o.clip)
         if not (torch.isfinite(values["loss"]) and torch.isfinite(norm)):
-            kept = checkpoint.steps(out)
+            bar.close()
+            last = checkpoint.steps(out)[-1:]
+            kept = f"the checkpoint of step {last[0]} is kept" if last else "no checkpoint was written"
             raise ValueError(
                 f"loss {float(values['loss'])}, gradient norm {float(norm)} at step {step}: stopped before the step; "
-                f"{f'checkpoint {kept[-1]} is kept' if kept else 'no checkpoint was written'}; lower optimization.lr"
+                f"{kept}; look for bad images or codes, or lower optimization.lr"
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -140,6 +135,13 @@ def main(argv: list[str]) -> None:
             print(f"{out}: stopped after step {done}; the same command continues")
             return
     print(f"{out}: finished in {seconds:.0f} s of training; pictures in {out / 'pictures'}")
+
+
+def task_of(argv: list[str]) -> str:
+    """The task's name: from the command line, else from the YAML file, else generator."""
+    named = [w.removeprefix("task=") for w in argv if w.startswith("task=") and w != "task=?"]
+    yaml = next((w for w in argv if "=" not in w and not w.startswith("-")), None)
+    return named[-1] if named else str(read_yaml(yaml).get("task", "generator")) if yaml else "generator"
 
 
 def seed_of(seed: int, step: int) -> int:
@@ -171,18 +173,30 @@ def catch_signals() -> list[int]:
     return received
 
 
-def remember_options(out: Path, options: TrainOptions) -> None:
-    """Write options.json; refuse to resume a run with options that change what it learns."""
+def remember_options(out: Path, options: TrainOptions, last: Path | None, config: dict) -> None:
+    """Write options.json; refuse to resume from `last` with options, data or a tokenizer that change what it learns."""
     path, now = out / "options.json", to_dict(options)
-    if path.is_file():
-        before = to_dict(build(type(options), json.loads(path.read_text(encoding="utf-8"))))
-        changed = [f"{k} was {before[k]}, is {now[k]}" for k in now if k not in FREE and before[k] != now[k]]
+    if last is not None:
+        from pointillist.training.checkpoint import read_config
+
+        before = to_dict(build(type(options), read_json(path))) if path.is_file() else now
+        pairs = {**flat(now), **flat(config)}, {**flat(before), **flat(read_config(last))}
+        changed = [f"{k} was {pairs[1].get(k)}, is {v}" for k, v in pairs[0].items() if pairs[1].get(k) != v]
+        changed = [c for c in changed if c.split()[0] not in FREE]
         if changed:
-            raise ValueError(f"{out} was started with other options: {'; '.join(changed)}; choose another out=FOLDER")
-    out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(now, indent=1), encoding="utf-8")
-    partial.replace(path)
+            raise ValueError(f"{out} was started otherwise: {'; '.join(changed)}; choose another out=FOLDER")
+    write_json(path, now)
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as {"dotted.key": value}, tuples as the lists that JSON makes of them."""
+    if isinstance(value, dict):
+        return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: [*map(flat_item, value)] if isinstance(value, (list, tuple)) else value}
+
+
+def flat_item(value: Any) -> Any:
+    return [*map(flat_item, value)] if isinstance(value, (list, tuple)) else value
 
 
 def print_plan(options: TrainOptions, task: Any) -> None:

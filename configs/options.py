@@ -1,6 +1,6 @@
 """Options: a dataclass beside the code that reads it; defaults <- YAML <- command line, merged by OmegaConf.
 
-    python train.py configs/demo/generator.yaml optimizer.lr=1e-3 unit=token --help
+    python train.py configs/demo/generator.yaml optimization.lr=1e-3 unit=token --help
 
 A *part* is an option whose value names a file: `sampler=ancestral` is `sampling/ancestral.py`, and that file's
 `Options` dataclass is what `sampler.*` may hold. A new part is therefore one new file; nothing is registered.
@@ -9,11 +9,14 @@ A *part* is an option whose value names a file: `sampler=ancestral` is `sampling
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +24,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.nodes import StringNode
+from yaml import YAMLError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +36,7 @@ def option(default: Any, help: str = "", part: str = "") -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     if is_dataclass(default):
-        return field(default_factory=lambda: default, metadata=metadata)
+        return field(default_factory=lambda: replace(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -60,30 +65,61 @@ def did_you_mean(word: str, allowed: list[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------- merging
 
 
-def load(cls: type, yaml: str | Path | None = None, dotlist: list[str] | tuple[str, ...] = ()) -> Any:
+def load(cls: type, yaml: str | Path | None = None, words: list[str] | tuple[str, ...] = ()) -> Any:
     """An instance of the dataclass `cls` from its defaults, a YAML file and `key=value` words, later ones winning.
 
     Raises ValueError (unknown key with the nearest known one, wrong type, word without '=') and FileNotFoundError.
     """
-    layers = [read_yaml(yaml)] if yaml else []
-    layers.append(read_dotlist(cls, dotlist))
-    return build(cls, *layers)
+    return build(cls, read_yaml(yaml) if yaml else {}, words)
 
 
-def build(cls: type, *layers: dict) -> Any:
-    """As `load`, from plain dicts: this is how a config.json becomes options again."""
-    layers = [{k: {"name": v} if _part(cls, k) and isinstance(v, str) else v for k, v in d.items()} for d in layers]
+def build(cls: type, values: dict, words: list[str] | tuple[str, ...] = ()) -> Any:
+    """As `load`, from a plain dict: this is how a config.json becomes options again."""
+    values = {k: {"name": v} if _folder(cls, k) and isinstance(v, str) else v for k, v in values.items()}
+    pairs = [_pair(cls, word) for word in words]
     base = OmegaConf.structured(cls)
     for f in fields(cls):
-        if f.metadata.get("part"):
-            name = f.default
-            for layer in layers:
-                name = (layer.get(f.name) or {}).get("name", name)
-            base[f.name] = OmegaConf.structured(find(f.metadata["part"], name).Options) if name else None
+        if folder := f.metadata.get("part"):
+            part = _part(folder, f, values, dict(pairs))
+            base[f.name] = OmegaConf.structured(part) if part else None
     try:
-        return OmegaConf.to_object(OmegaConf.merge(base, *layers))
+        merged = OmegaConf.merge(base, values)
+        for key, value in pairs:
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([f"{key}={_quoted(base, key, value)}"]))
+        return OmegaConf.to_object(merged)
     except OmegaConfBaseException as e:
         raise ValueError(f"option {e.full_key}: {str(e).splitlines()[0]}" if e.full_key else str(e)) from None
+    except YAMLError as e:
+        raise ValueError(f"cannot read {' '.join(words)}: {' '.join(str(e).split())}") from None
+
+
+def _pair(cls: type, word: str) -> tuple[str, str]:
+    """A command-line word as (dotted key, value); `unit=token` means unit.name=token."""
+    key, equals, value = word.partition("=")
+    if not equals or not key:
+        raise ValueError(f"expected key=value, got '{word}' (options are {', '.join(f.name for f in fields(cls))})")
+    return (f"{key}.name" if _folder(cls, key) else key), value
+
+
+def _part(folder: str, f: Field, values: dict, pairs: dict[str, str]) -> type | None:
+    """The `Options` of the part that is asked for; settings of another part are dropped from `values`."""
+    given = values.get(f.name) or {}
+    if not isinstance(given, dict) or not isinstance(given.get("name", ""), str):
+        raise ValueError(f"{f.name} must be one of {', '.join(choices(folder))}, got {given}")
+    name = pairs.get(f"{f.name}.name", given.get("name", f.default))
+    if given and name != given.get("name", f.default):
+        values[f.name] = {"name": name}
+    elif f.name in values:
+        values[f.name] = {"name": name, **given}
+    return find(folder, name).Options
+
+
+def _quoted(base: DictConfig, key: str, value: str) -> str:
+    """A value for a text option as YAML text, so that classes=010 or out=1.50 stay what was typed."""
+    node: Any = base
+    for step in key.split("."):
+        node = node._get_node(step) if isinstance(node, DictConfig) and step in node else None
+    return json.dumps(value) if isinstance(node, StringNode) and value not in ("", "null") else value
 
 
 def read_yaml(path: str | Path) -> dict:
@@ -102,19 +138,8 @@ def shipped_configs() -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml"))
 
 
-def read_dotlist(cls: type, words: list[str] | tuple[str, ...]) -> dict:
-    for word in words:
-        if "=" not in word:
-            raise ValueError(f"expected key=value, got '{word}' (options are {', '.join(f.name for f in fields(cls))})")
-    named = [w.replace("=", ".name=", 1) if _part(cls, w.split("=")[0]) else w for w in words]
-    try:
-        merged = OmegaConf.from_dotlist(named)
-    except Exception as e:
-        raise ValueError(f"cannot read {' '.join(words)}: {' '.join(str(e).split())}") from None
-    return OmegaConf.to_container(merged)
-
-
-def _part(cls: type, key: str) -> str:
+def _folder(cls: type, key: str) -> str:
+    """The folder of the part `key`, or empty for any other option."""
     return next((f.metadata.get("part", "") for f in fields(cls) if f.name == key), "")
 
 
@@ -128,7 +153,7 @@ def to_dict(options: Any) -> dict:
 
 def describe(cls: type, values: Any = None, prefix: str = "") -> list[str]:
     """One line an option: dotted key, default, help, choices."""
-    hints, lines = get_type_hints(cls), []
+    hints, comments, lines = get_type_hints(cls), _comments(cls), []
     for f in fields(cls):
         value = getattr(values, f.name) if values is not None else _default(f)
         if is_dataclass(value):
@@ -137,8 +162,15 @@ def describe(cls: type, values: Any = None, prefix: str = "") -> list[str]:
             lines += describe(type(value), value, f"{prefix}{f.name}.")
         elif not (prefix and f.name == "name"):
             shown = "" if value is MISSING or value is None else f"[{_show(value)}] "
-            lines.append(f"  {prefix + f.name:<28} {shown}{f.metadata.get('help', '')}{_choices_of(f, hints)}")
+            help = f.metadata.get("help") or comments.get(f.name, "")
+            lines.append(f"  {prefix + f.name:<28} {shown}{help}{_choices_of(f, hints)}".rstrip())
     return lines
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """What stands in the comment behind each field, for classes whose floor does not know `option`."""
+    lines = (line for base in cls.__mro__[-2::-1] for line in inspect.getsource(base).splitlines())
+    return dict(m.groups() for line in lines if (m := re.match(r"    (\w+): [^#]*#\s*(.+)", line)))
 
 
 def _default(f: Field) -> Any:
@@ -186,6 +218,21 @@ def parse(argv: list[str], usage: str, cls: type, target: bool = True) -> Comman
             print("\n".join(lines) or f"no option {word[:-2]}; --help lists them")
             raise SystemExit(0)
     return Command(head, words)
+
+
+def pick_device(name: str) -> Any:
+    """torch.device of `name`; auto is cuda if there is one. Raises ValueError for what is not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        reason = str(e).splitlines()[0]
+        raise ValueError(f"device={name} cannot be used here ({reason}); choose auto, cpu or cuda") from None
+    return device
 
 
 def run(main: Callable[[list[str]], None]) -> None:

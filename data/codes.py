@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pointillist import CodeSpec
+from pointillist.configs.files import file_hash, read_json, write_json
 from pointillist.data import encode
 from pointillist.data.crops import Views
 from pointillist.data.images import Images
@@ -39,11 +39,6 @@ class Codes:
     def num_views(self) -> int:
         return self.shards[0].shape[1]
 
-    @property
-    def spec_length(self) -> int:
-        """N: codes of one image."""
-        return self.spec.length
-
     def batch(self, step: int, batch_size: int, seed: int) -> dict[str, Tensor]:
         """{"codes": int64 [B, N] or [B, N, books] or float32 [B, N, C], "labels": int64 [B], "index": int64 [B]}.
 
@@ -69,6 +64,10 @@ class Codes:
         """
         assert 0 <= k < self.num_views, f"view {k} of {self.num_views}"
         return torch.cat([_tensor(shard[:, k]) for shard in self.shards])
+
+    def rows(self, index: np.ndarray, view: int = 0) -> Tensor:
+        """Codes of images [B] in one view, as in `batch` (stochastic: means and stds beside each other)."""
+        return _tensor(self._rows(index, np.full(len(index), view)))
 
     def _rows(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
         if len(self.shards) == 1:
@@ -112,17 +111,18 @@ def open_codes(
     wanted = encode.request_for(tokenizer, tokenizer_id, images, views)
     wanted["layout"] = {"shard_rows": shard_rows, "batch_size": batch_size}
     if (folder / encode.MANIFEST).exists():
-        check_request(folder, read_json(folder / encode.MANIFEST), wanted)
+        check_request(folder, read_part(folder / encode.MANIFEST), wanted)
         return read_codes(folder, verify, images.labels)
-    encode.make_folder(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another codes=FOLDER")
     if (folder / encode.REQUEST).exists():
-        begun = read_json(folder / encode.REQUEST)
+        begun = read_part(folder / encode.REQUEST)
         check_request(folder, begun, wanted)
         wanted["layout"] = begun["layout"]
-    elif any(path.suffix != ".tmp" for path in folder.iterdir()):
+    elif folder.exists() and any(path.suffix != ".tmp" for path in folder.iterdir()):
         raise ValueError(f"{folder} holds other files and no code cache; choose another codes=FOLDER")
     else:
-        encode.write_json(folder / encode.REQUEST, wanted)
+        write_json(folder / encode.REQUEST, wanted)
     encode.write_codes(folder, wanted, tokenizer, images, device, progress)
     return read_codes(folder, verify, images.labels)
 
@@ -132,7 +132,7 @@ def read_codes(folder: str | Path, verify: bool = False, labels: np.ndarray | No
     folder = Path(folder)
     if not (folder / encode.MANIFEST).exists():
         raise ValueError(f"{folder} is no complete code cache ({encode.MANIFEST} is missing); train.py writes one")
-    manifest = read_json(folder / encode.MANIFEST)
+    manifest = read_part(folder / encode.MANIFEST)
     verify = verify or sum(file["bytes"] for file in manifest["files"].values()) <= VERIFY_BYTES
     for name, file in manifest["files"].items():
         check_file(folder / name, file["bytes"], file["sha256"] if verify else None)
@@ -153,11 +153,11 @@ def remedy(folder: Path) -> str:
     return f"delete {folder} or choose another codes=FOLDER"
 
 
-def read_json(path: Path) -> dict:
+def read_part(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path} is damaged: not JSON; {remedy(path.parent)}") from None
+        return read_json(path)
+    except ValueError as e:
+        raise ValueError(f"{e}; {remedy(path.parent)}") from None
 
 
 def check_request(folder: Path, got: dict, wanted: dict) -> None:
@@ -182,5 +182,5 @@ def check_file(path: Path, size: int, sha256: str | None) -> None:
         raise ValueError(f"{path} is missing; {remedy(path.parent)}")
     if path.stat().st_size != size:
         raise ValueError(f"{path} is damaged: {path.stat().st_size} bytes instead of {size}; {remedy(path.parent)}")
-    if sha256 and encode.sha256(path) != sha256:
+    if sha256 and file_hash(path) != sha256:
         raise ValueError(f"{path} is damaged: its sha256 is not the one in {encode.MANIFEST}; {remedy(path.parent)}")

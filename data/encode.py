@@ -12,14 +12,11 @@ a folder.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from pointillist import CodeSpec
+from pointillist.configs.files import file_hash, write_json, write_whole
 from pointillist.data.crops import Views, in_force, num_views
 from pointillist.data.images import Images, to_float
 from pointillist.data.loader import all_views, num_threads
@@ -113,7 +111,7 @@ def write_codes(folder: Path, request: dict, tokenizer: Any, images: Images, dev
     labels = io.BytesIO()
     np.save(labels, images.labels)
     write_whole(folder / LABELS, [labels.getvalue()])
-    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)}
+    files = {name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
              for name in [*plan.names, LABELS]}  # fmt: skip
     made = {"torch": torch.__version__, "device": str(device)}
     write_json(folder / MANIFEST, {**request, "made_with": made, "files": files})
@@ -154,47 +152,6 @@ def encode_batch(tokenizer: Any, spec: CodeSpec, pixels: torch.Tensor, device: A
     if not np.isfinite(stored).all():
         raise ValueError(f"the tokenizer gave codes up to {codes.abs().max():.3g}: float16 cannot hold them")
     return stored
-
-
-# ------------------------------------------------------------------------------------------------------------- files
-
-
-def write_whole(path: Path, blocks: Iterable[bytes]) -> None:
-    """The file appears under its name with all its bytes or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with _writing(path, open, temporary, "wb", 0) as file:  # unbuffered: closing it cannot fail once more
-            for block in blocks:
-                left = memoryview(block)
-                while left:
-                    left = left[_writing(path, file.write, left) :]
-            _writing(path, os.fsync, file.fileno())
-        _writing(path, os.replace, temporary, path)
-    except BaseException:  # also Ctrl-C: no rubbish stays
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _writing(path: Path, do: Callable, *args: Any) -> Any:
-    try:
-        return do(*args)
-    except OSError as e:
-        raise OSError(f"cannot write {path} ({e.strerror}); make room or choose another codes=FOLDER; whole shards "
-                      "stay and the same command continues") from None  # fmt: skip
-
-
-def write_json(path: Path, value: dict) -> None:
-    write_whole(path, [(json.dumps(value, indent=1) + "\n").encode()])
-
-
-def make_folder(folder: Path) -> None:
-    _writing(folder, os.makedirs, folder, 0o777, True)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _npy(blocks: Iterable[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, advance: Callable) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ class Categorical:
     def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
         """Draw codes [B, m, g]: argmax_v(log p_v + gumbel(image, slot, v)), in fp64 as the race's tail needs it.
 
-        images [B] and slots [B, m, g] key the noise, so an image's codes depend neither on its batch nor on the sampler.
+        images [B] and slots [B, m, g] key the noise: an image's codes depend neither on its batch nor on the sampler.
         """
         gumbel = noise.gumbel("code", images[:, None, None].expand_as(slots), slots, self.logits.shape[-1])
         return (self.logits.double() + gumbel).argmax(-1)

@@ -25,16 +25,23 @@ from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
 class Options:
     """The generator's network. A size names dim, depth and num_heads; each may be overridden."""
 
-    size: str = "micro"
+    size: str = "micro"  # nano | micro | mini | small | B | L | XL | XXL | 1B | 3B
     dim: int | None = None
     depth: int | None = None
     num_heads: int | None = None
-    num_kv_heads: int | None = None
-    qk_norm: bool = False
+    num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention
+    qk_norm: bool = False  # RMSNorm of queries and keys
     dropout: float = 0.1  # of what attention and feed-forward add to the residual stream
     token_dropout: float = 0.1  # of the embedded sequence
+    code_noise: float = 0.0  # share of the codes read in training that are replaced by random ones
     label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
-    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"
+    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # in training; see models/attention.py
+
+    def __post_init__(self) -> None:
+        self.shape()
+        for name in ("dropout", "token_dropout", "code_noise", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
 
     def shape(self) -> Shape:
         """Raises ValueError for an unknown size or widths that do not divide."""
@@ -66,6 +73,7 @@ class Index:
 class State:
     """Decoding state of B images. `length` is the truth; codes and caches beyond it are scratch.
 
+    order    [B, N] per-image order of the slots, or None where the plan's own is everyone's
     length   [B] committed groups
     longest  an upper bound of length, known without asking the device
     codes    [B, N + 1] by slot; the last column takes what has no slot (-1)
@@ -77,6 +85,7 @@ class State:
     codes: Tensor
     caches: list[Cache]
     index: Index
+    order: Tensor | None = None
     longest: int = 0
     slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
@@ -102,10 +111,10 @@ class Generator(nn.Module):
         self.embedding_drop = nn.Dropout(options.token_dropout)
         self.transformer = Transformer(shape)
         self.head = nn.Linear(shape.dim, vocab, bias=False)
-        for name in ("reads", "at", "place_of", "mask", "starts"):
-            self.register_buffer(name, getattr(plan, name), persistent=False)
-        nowhere = torch.tensor([[-1, -1]])  # the last row, which at = -1 finds
-        self.register_buffer("rope", rope_table(torch.cat([plan.grid, nowhere]), shape.head_dim), persistent=False)
+        for name in ("reads", "at", "place_of", "mask", "starts", "decoded_before"):
+            value = plan.decoded if name == "decoded_before" else getattr(plan, name)
+            self.register_buffer(name, value, persistent=False)
+        self._rope: dict[torch.device, Tensor] = {}
         self._attend: dict[torch.device, Attend] = {}
         self.apply(_initialise)
         nn.init.zeros_(self.head.weight)  # LlamaGen: the untrained model is uniform, its loss is log V
@@ -118,8 +127,8 @@ class Generator(nn.Module):
         order [B, N] gives each image its own order: what the plan says of slot j then holds for slot order[j].
         """
         index = self.indices(order)
-        x = self.embedding_drop(self.embed(codes, cond, index.reads))  # [B, L, D]
-        x = self.transformer(x, self.rope[index.at], self.attend(x.device))
+        x = self.embedding_drop(self.embed(codes, cond, index.reads, index.at))  # [B, L, D]
+        x = self.transformer(x, self.rope(index.at), self.attend(x.device))
         return self.head(torch.take_along_dim(x, index.place_of[..., None], dim=1))
 
     def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
@@ -127,7 +136,11 @@ class Generator(nn.Module):
         if self.training and self.options.label_dropout:
             dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
             cond = cond.masked_fill(dropped, self.num_classes)
-        logits = self(codes, cond, order)
+        read = codes
+        if self.training and self.options.code_noise:
+            noisy = torch.rand(codes.shape, device=codes.device) < self.options.code_noise
+            read = torch.where(noisy, torch.randint_like(codes, self.spec.vocab[0]), codes)
+        logits = self(read, cond, order)
         return {"loss": F.cross_entropy(at_least_fp32(logits).flatten(0, 1), codes.flatten())}
 
     def indices(self, order: Tensor | None = None) -> Index:
@@ -148,10 +161,18 @@ class Generator(nn.Module):
             self._attend[device] = planned(self.plan, self.options.attention, device)
         return self._attend[device]
 
-    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor) -> Tensor:
-        """What places read: reads [B | 1, W, R], codes [B, N], cond [B] -> [B, W, D]."""
-        batch, (places, per_place) = len(codes), reads.shape[1:]
-        slots = reads.expand(batch, -1, -1).flatten(1)  # [B, W * R]
+    def rope(self, at: Tensor) -> Tensor:
+        """Rotary rows [B | 1, W, d / 2, 2] of places that stand at `at`; fp32 even where the weights are bf16."""
+        if at.device not in self._rope:
+            nowhere = torch.tensor([[-1, -1]])  # the last row, which at = -1 finds
+            table = rope_table(torch.cat([self.plan.grid, nowhere]), self.transformer.shape.head_dim)
+            self._rope[at.device] = table.to(at.device)
+        return self._rope[at.device][at]
+
+    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor, at: Tensor) -> Tensor:
+        """What places read: codes [B, N], cond [B], reads [B | 1, W, R], at [B | 1, W] -> [B, W, D]."""
+        places, per_place = reads.shape[1:]
+        slots = reads.expand(len(codes), -1, -1).flatten(1)  # [B, W * R]
         x = self.code_embedding(codes.gather(1, slots.clamp_min(0))).unflatten(1, (places, per_place))
         if per_place > 1:
             real = (reads >= 0)[..., None]
@@ -167,29 +188,34 @@ class Generator(nn.Module):
         """The condition of the unguided law."""
         return torch.full_like(cond, self.num_classes)
 
-    def groups(self, batch: int, noise: Noise) -> list[Tensor]:
-        """The default schedule: slots [B, g] in decode order. A fixed plan needs no noise for it."""
-        return [group.to(self.reads.device).expand(batch, -1) for group in self.plan.groups]
+    def order(self, images: Tensor, noise: Noise) -> Tensor | None:
+        """Per-image orders [B, N] of images [B]; None: the plan's own order is everyone's."""
+        return None
 
-    def decoded(self, state: State, m: int) -> Tensor:
-        """[B, m] codes decoded before each of the next m groups: what slot schedules are functions of."""
-        sizes = torch.tensor([0] + [len(g) for g in self.plan.groups], device=state.length.device)
-        before = sizes.cumsum(0)
-        return before[(state.length[:, None] + torch.arange(m, device=before.device)).clamp_max(len(before) - 1)]
-
-    def start(self, cond: Tensor) -> State:
-        """A fresh state for classes cond [B]. The condition itself is fed by the first query, with step 0."""
+    def start(self, cond: Tensor, images: Tensor, noise: Noise) -> State:
+        """A fresh state for images [B] (global indices) of classes cond [B]. The first query feeds the condition."""
         if bool(((cond < 0) | (cond > self.num_classes)).any()):
-            raise ValueError(
-                f"classes must lie in 0..{self.num_classes - 1} ({self.num_classes} = null), got {cond.tolist()}"
-            )
+            last = self.num_classes - 1
+            raise ValueError(f"classes must lie in 0..{last} ({self.num_classes} = null), got {cond.unique().tolist()}")
+        order = self.order(images, noise)
         return State(
             cond=cond,
             length=torch.zeros_like(cond),
             codes=cond.new_zeros(len(cond), self.plan.num_codes + 1),
             caches=self.transformer.new_caches(len(cond), self.plan.length),
-            index=self.indices(),
+            index=self.indices(order),
+            order=order,
         )
+
+    def groups(self, state: State) -> list[Tensor]:
+        """The default schedule: slots [B, g] in decode order."""
+        groups = [group.to(state.codes.device).expand(len(state.codes), -1) for group in self.plan.groups]
+        return groups if state.order is None else [state.order.gather(1, group) for group in groups]
+
+    def decoded(self, state: State, m: int) -> Tensor:
+        """[B, m] codes decoded before each of the next m groups: what slot schedules are functions of."""
+        group = state.length[:, None] + torch.arange(m, device=state.length.device)
+        return self.decoded_before[group.clamp_max(len(self.decoded_before) - 1)]
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Categorical:
         """One pass: the laws [B, m, g, V] of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
@@ -197,7 +223,7 @@ class Generator(nn.Module):
         draft [B, m - 1, g] guesses the first m - 1 of them; the law of group i holds if the guesses before it do.
         Nothing is committed: guesses and their keys are overwritten by the next pass unless commit() keeps them.
         """
-        batch, m, g = slots.shape
+        m, g = slots.shape[1:]
         assert (m == 1) == (draft is None), "a window of m groups needs a draft of m - 1"
         state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread column
         if draft is not None:
@@ -207,9 +233,10 @@ class Generator(nn.Module):
         width = self._width(state, m)
         places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
         until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
-        x = self.embed(state.codes, state.cond, torch.take_along_dim(state.index.reads, places[..., None], dim=1))
-        rope = self.rope[torch.take_along_dim(state.index.at, places, dim=1)]
-        x = self.transformer.decode(x, rope, self.mask[places, :until], state.caches, places)
+        reads = torch.take_along_dim(state.index.reads, places[..., None], dim=1)
+        at = torch.take_along_dim(state.index.at, places, dim=1)
+        x = self.embed(state.codes, state.cond, reads, at)
+        x = self.transformer.decode(x, self.rope(at), self.mask[places, :until], state.caches, places)
         wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
         wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
         logits = self.head(torch.take_along_dim(x, wanted[..., None], dim=1))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -76,8 +77,13 @@ class Plan:
     def groups(self) -> list[Tensor]:
         """The default schedule: for each step the slots [g] that its places predict, in place order."""
         bounds = self.starts.tolist()
-        spans = (self.predicts[a:b].flatten() for a, b in zip(bounds, bounds[1:], strict=False))
+        spans = (self.predicts[a:b].flatten() for a, b in pairwise(bounds))
         return [span[span >= 0] for span in spans]
+
+    @cached_property
+    def decoded(self) -> Tensor:
+        """[S + 1] codes predicted before each step; the last entry is N."""
+        return torch.tensor([0] + [len(group) for group in self.groups]).cumsum(0)
 
     @cached_property
     def place_of(self) -> Tensor:

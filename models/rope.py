@@ -13,8 +13,6 @@ def rope_table(position: Tensor, head_dim: int, base: float = 10000.0) -> Tensor
     f_j = base^(-2j / (head_dim / 2)). A position of (-1, -1) gets zeros, not the identity: the queries and keys of
     condition tokens vanish in the published LlamaGen, PAR and RandAR weights, and only their values carry content.
     """
-    if head_dim % 4:
-        raise ValueError(f"2-D RoPE needs a head width divisible by 4, got {head_dim}; change model.dim or num_heads")
     half = head_dim // 2
     frequency = 1.0 / base ** (torch.arange(0, half, 2, dtype=torch.float32) / half)
     angle = (position[..., None].float() * frequency).flatten(-2)  # [..., 2, head_dim / 4] -> [..., head_dim / 2]

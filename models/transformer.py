@@ -41,11 +41,15 @@ class Shape:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        if min(self.dim, self.depth, self.num_heads, self.num_kv_heads) < 1:
+            raise ValueError(f"dim, depth and heads must be at least 1, got {self}")
         if self.dim % self.num_heads or self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"dim {self.dim}, num_heads {self.num_heads}, num_kv_heads {self.num_kv_heads}: "
                 "each must be a multiple of the next"
             )
+        if self.head_dim % 4:
+            raise ValueError(f"2-D RoPE needs a head width divisible by 4, got {self.dim} / {self.num_heads}")
 
     @property
     def head_dim(self) -> int:
@@ -76,7 +80,7 @@ class Cache:
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang & Sennrich, arXiv 1910.07467): normalised in at least fp32, scaled in x's own dtype."""
+    """x / rms(x) * weight (Zhang & Sennrich, arXiv 1910.07467), normalised in at least fp32, scaled in x's dtype."""
 
     def __init__(self, dim: int, eps: float = 1e-5) -> None:
         super().__init__()

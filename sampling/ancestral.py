@@ -20,12 +20,12 @@ class Options:
 @torch.inference_mode()
 def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, options: Options) -> Tensor:
     """Codes [B, N] of images [B] (global indices, which key the noise) with conditions cond [B]."""
-    state = law.start(cond)
-    groups = law.groups(len(cond), noise)
+    state = law.start(cond, images, noise)
+    groups = law.groups(state)
     for group in groups:
         slots = group[:, None]  # [B, 1, g]
         dist = trace.query(law, state, slots)
         law.commit(state, dist.sample(noise, images, slots), keep=1)
-    trace.committed[1] = trace.committed.get(1, 0) + len(groups) * len(cond)
+        trace.kept(torch.ones_like(cond))
     trace.finished(len(groups), len(cond))
     return state.codes[:, :-1]

@@ -27,15 +27,18 @@ def labels_of(classes: str, count: int, names: list[str], frequencies: list[int]
 
 
 def listed(words: str, names: list[str]) -> list[int]:
-    """Class numbers of names and numbers with commas."""
-    lower = {name.lower(): i for i, name in enumerate(names)}
-    ids = []
-    for word in (w.strip() for w in words.strip("[]").split(",")):
-        if word.isdigit() and int(word) < len(names):
-            ids.append(int(word))
-        elif word.lower() in lower:
-            ids.append(lower[word.lower()])
-        else:
-            known = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + (" ..." if len(names) > 20 else "")
-            raise ValueError(f"no class '{word}'; classes are {known}; or balanced, random, proportional")
-    return ids
+    """Class numbers of names and numbers with commas. A name may be shortened while only one class begins with it."""
+    whole = words.strip("[] ")
+    parts = [whole] if whole in names else whole.split(",")  # "tench, Tinca tinca" is one class
+    return [_number(part.strip(), names) for part in parts]
+
+
+def _number(word: str, names: list[str]) -> int:
+    lower = [name.lower() for name in names]
+    if word.isdigit() and int(word) < len(names):
+        return int(word)
+    matching = [i for i, name in enumerate(lower) if word and name.startswith(word.lower())]
+    if word.lower() in lower or len(matching) == 1:
+        return lower.index(word.lower()) if word.lower() in lower else matching[0]
+    known = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20])) + (" ..." if len(names) > 20 else "")
+    raise ValueError(f"no class '{word}'; classes are {known}; or balanced, random, proportional")

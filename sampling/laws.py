@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointillist.models.dist import Categorical
+from pointillist.models.dist import Categorical, Noise
 
 # Share r in [0, 1) of the codes decoded before a group -> how far guidance has grown from 1 to its full scale.
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -59,14 +59,18 @@ class Guided(Law):
     schedule: str = "constant"
     streams = 2
 
-    def start(self, cond: Tensor) -> GuidedState:
-        return GuidedState(self.generator.start(torch.cat([cond, self.generator.null(cond)])))
+    def start(self, cond: Tensor, images: Tensor, noise: Noise) -> GuidedState:
+        both = torch.cat([cond, self.generator.null(cond)])
+        return GuidedState(self.generator.start(both, torch.cat([images, images]), noise))
+
+    def groups(self, state: GuidedState) -> list[Tensor]:
+        return [group.chunk(2)[0] for group in self.generator.groups(state.both)]
 
     def decoded(self, state: GuidedState, m: int) -> Tensor:
         return self.generator.decoded(state.both, m).chunk(2)[0]
 
     def query(self, state: GuidedState, slots: Tensor, draft: Tensor | None = None) -> Categorical:
-        share = self.decoded(state, slots.shape[1]) / self.spec.length  # [B, m]
+        share = self.decoded(state, slots.shape[1]) / self.spec.length  # [B, m], in [0, 1)
         scale = 1 + (self.scale - 1) * SCHEDULES[self.schedule](share)
         twice = None if draft is None else torch.cat([draft, draft])
         cond, null = self.generator.query(state.both, torch.cat([slots, slots]), twice).logits.chunk(2)

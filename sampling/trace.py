@@ -1,8 +1,10 @@
-"""Trace: what sampling cost. Network evaluations, rows fed and wall time, counted the same way for every sampler."""
+"""Trace: what sampling cost, counted the same way for every sampler."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +14,16 @@ from torch import Tensor
 
 @dataclass
 class Trace:
-    """Counts of one or more batches.
+    """Counts over all batches of a run.
 
-    A guided pass is one evaluation with `streams` = 2: both halves run together. `nfe` is a histogram over images of
-    passes made while the image was unfinished; `committed` a histogram over (image, pass) of groups kept.
+    A guided pass is one evaluation with `streams` = 2: both halves run together.
+
+    seconds    wall time inside `timed`, the device's work included
+    nfe        images by how many passes were made while the image was unfinished
+    committed  (image, pass) pairs by how many groups were kept
     """
 
     streams: int = 1
-    images: int = 0
     passes: int = 0
     codes_fed: int = 0
     seconds: float = 0.0
@@ -28,35 +32,45 @@ class Trace:
 
     def query(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
         """law.query, counted."""
-        begin = time.perf_counter()
-        dist = law.query(state, slots, draft)
-        if slots.is_cuda:
-            torch.cuda.synchronize()
-        self.seconds += time.perf_counter() - begin
         self.streams = getattr(law, "streams", 1)
         self.passes += 1
         self.codes_fed += slots.numel() * self.streams
-        return dist
+        return law.query(state, slots, draft)
 
     def kept(self, groups: Tensor) -> None:
-        """Groups [B] kept from one pass, for images still unfinished before it."""
+        """Groups [B] kept from one pass, of images that were unfinished before it."""
         for count, images in zip(*(x.tolist() for x in groups.unique(return_counts=True)), strict=True):
             self.committed[count] = self.committed.get(count, 0) + images
 
     def finished(self, nfe: int, images: int) -> None:
         """`images` images were completed after `nfe` evaluations each."""
-        self.images += images
         self.nfe[nfe] = self.nfe.get(nfe, 0) + images
 
+    @contextmanager
+    def timed(self, device: torch.device) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.seconds += time.perf_counter() - begin
+
     def summary(self) -> dict[str, Any]:
-        """JSON-ready; nfe_per_image is the mean."""
-        total = sum(nfe * images for nfe, images in self.nfe.items())
+        """JSON-ready. nfe_per_image is the mean over images; `restore` is the inverse."""
+        images = sum(self.nfe.values())
         return {
-            "images": self.images,
-            "nfe_per_image": total / max(self.images, 1),
+            "images": images,
+            "nfe_per_image": sum(nfe * count for nfe, count in self.nfe.items()) / max(images, 1),
+            "seconds_per_image": self.seconds / max(images, 1),
             "streams": self.streams,
             "passes": self.passes,
             "codes_fed": self.codes_fed,
-            "query_seconds": round(self.seconds, 3),
+            "seconds": self.seconds,
+            "nfe": {str(k): v for k, v in sorted(self.nfe.items())},
             "committed": {str(k): v for k, v in sorted(self.committed.items())},
         }
+
+    @classmethod
+    def restore(cls, summary: dict[str, Any]) -> Trace:
+        """Continue counting where a stopped run left off."""
+        counts = {k: summary[k] for k in ("streams", "passes", "codes_fed", "seconds")}
+        return cls(**counts, **{k: {int(n): v for n, v in summary[k].items()} for k in ("nfe", "committed")})

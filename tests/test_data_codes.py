@@ -68,7 +68,7 @@ def expected(tokenizer, i, k):
 def test_round_trip(tmp_path, vocab, dtype):
     toy = Toy(CodeSpec(((4, 4),), vocab, 1))
     codes = opened(tmp_path / "c", toy)
-    assert len(codes) == 23 and codes.num_views == 3 and codes.spec_length == 16 and codes.classes == ("even", "odd")
+    assert len(codes) == 23 and codes.num_views == 3 and codes.spec.length == 16 and codes.classes == ("even", "odd")
     assert codes.spec == toy.spec and codes.shards[0].dtype.str == dtype and len(codes.shards) == 3
     for k in range(3):
         everything = codes.view(k)
@@ -189,7 +189,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_full_disk_and_unwritable_folder(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match=r"cannot write .*codes \(Not a directory\); make room or choose another"):
+    with pytest.raises(OSError, match=r"cannot write .*codes.request.json \(Not a directory\); make room or choose another"):
         opened(tmp_path / "file" / "codes")
     with pytest.raises(KeyboardInterrupt):
         opened(tmp_path / "c", Toy(stop_after=7))

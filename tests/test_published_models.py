@@ -104,13 +104,14 @@ def test_teacher_forced_logits_loss_and_gradients(system):
 def test_the_identity_rotation_for_the_condition_is_a_different_model(system):
     """Control: cos = 1 for the class token, the natural mistake, changes every logit."""
     generator, cases, _ = load(system)
-    generator.rope[-1, :, 0] = 1.0
     codes, labels, _ = teacher(system, cases)
+    generator.rope(generator.at)
+    generator._rope[labels.device][-1, :, 0] = 1.0
     assert (generator(codes, labels) - cases["forward.logits"]).abs().max() > 0.05
 
 
-def greedy(generator: Generator, labels: torch.Tensor, guidance: float) -> torch.Tensor:
-    law = target(generator, guidance, "constant", 0.0, 0, 1.0)
+def greedy(generator: Generator, labels: torch.Tensor, guidance: float, schedule: str = "constant") -> torch.Tensor:
+    law = target(generator, guidance, schedule, 0.0, 0, 1.0)
     images = torch.arange(len(labels))
     return ancestral.sample(law, labels, Noise(0), images, Trace(), ancestral.Options())
 
@@ -130,10 +131,13 @@ def test_greedy_guided_generation_token_by_token(system, guided, plain):
     assert not torch.equal(cases[guided], cases[plain])
 
 
-def test_randar_in_its_own_orders_one_code_a_pass():
+def test_randar_in_its_own_orders_one_code_a_pass_plain_and_with_growing_guidance():
     generator, cases, _ = load("randar")
-    generator.order = cases["gen.token_order"]
+    generator.fixed_order = cases["gen.token_order"]
     assert torch.equal(greedy(generator, cases["gen.labels"], 1.0), cases["gen_seq_nocfg.tokens_raster"])
+    grown = greedy(generator, cases["gen.labels"], 4.0, "linear")
+    assert torch.equal(grown, cases["gen_seq_cfg1to4.tokens_raster"])
+    assert not torch.equal(greedy(generator, cases["gen.labels"], 4.0), grown), "the control: constant guidance"
 
 
 @pytest.mark.parametrize("name", ["t09_k10", "p08", "k20_p09", "t07_k5_p05", "none"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from pointillist.configs.options import choices, find
 from pointillist.models.dist import Categorical
 from pointillist.sampling import ancestral
 from pointillist.sampling.labels import labels_of
@@ -16,7 +17,8 @@ from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 from tests.toys import GRID, toy_generator, toys
 
-TOKEN = toys()["token"]
+TOYS = toys()
+TOKEN = TOYS["token"]
 
 
 def grid(images: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +30,7 @@ def grid(images: int, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_uniform_noise_is_uniform_and_never_zero_or_one():
     u = Noise(3).uniform("code", *grid(50, 40), 200)
-    assert u.dtype == torch.float64 and 0 < u.min() and u.max() < 1
+    assert u.dtype == torch.float64 and u.min() > 0 and u.max() < 1
     assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-6
 
 
@@ -66,7 +68,9 @@ def test_fp64_noise_reaches_tails_that_fp32_cannot():
     slots = torch.arange(64)[None, :, None]
     expected = 64 * (tokens - 1) * math.exp(-20.5)
     exact = (Categorical(logits).sample(Noise(0), torch.tensor([0]), slots) > 0).sum()
-    coarse = (torch.rand(64, tokens, generator=torch.Generator().manual_seed(0)).clamp_min(2**-24)).log().neg().log().neg()
+    coarse = (
+        (torch.rand(64, tokens, generator=torch.Generator().manual_seed(0)).clamp_min(2**-24)).log().neg().log().neg()
+    )
     assert coarse.max() < 17 and (logits[0, :, 0] + coarse).argmax(-1).max() == 0
     assert abs(float(exact) - expected) < 5 * math.sqrt(max(expected, 1))
 
@@ -77,11 +81,12 @@ def test_fp64_noise_reaches_tails_that_fp32_cannot():
 def test_guidance_of_one_is_the_conditional_law_and_zero_the_unconditional():
     cond = torch.tensor([1, 4])
     slots = torch.zeros(2, 1, 1, dtype=torch.long)
-    plain = TOKEN.query(TOKEN.start(cond), slots).logits
-    null = TOKEN.query(TOKEN.start(TOKEN.null(cond)), slots).logits
+    images = torch.arange(2)
+    plain = TOKEN.query(TOKEN.start(cond, images, Noise(0)), slots).logits
+    null = TOKEN.query(TOKEN.start(TOKEN.null(cond), images, Noise(0)), slots).logits
     for scale, expected in ((1.0, plain), (0.0, null), (3.0, null + 3 * (plain - null))):
         guided = Guided(TOKEN, scale)
-        assert (guided.query(guided.start(cond), slots).logits - expected).abs().max() < 1e-10
+        assert (guided.query(guided.start(cond, images, Noise(0)), slots).logits - expected).abs().max() < 1e-10
     assert (plain - null).abs().max() > 0.1
 
 
@@ -89,11 +94,11 @@ def test_guidance_of_one_is_the_conditional_law_and_zero_the_unconditional():
 def test_guidance_is_a_function_of_the_slot_not_of_the_pass(schedule):
     """The law of slot 9 is the same as the first of its pass and as the last of a window of ten."""
     codes, cond = torch.randint(11, (1, 16)), torch.tensor([2])
-    groups = torch.stack(TOKEN.groups(1, None), 1)
     laws = []
     for before in (0, 9):
         law = Guided(TOKEN, 4.0, schedule)
-        state = law.start(cond)
+        state = law.start(cond, torch.tensor([0]), Noise(0))
+        groups = torch.stack(law.groups(state), 1)
         for i in range(before):
             law.query(state, groups[:, i : i + 1])
             law.commit(state, codes[:, i, None, None], keep=1)
@@ -132,14 +137,15 @@ def test_numbers_without_meaning_are_refused(options, message):
 # ------------------------------------------------------------------------------------------------------------- sampler
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_image_i_is_the_same_in_any_batch_and_order(temperature, guidance):
-    law = target(TOKEN, guidance, "linear", temperature, 8, 0.95)
-    images, cond = torch.arange(16), torch.arange(16) % 6
+@pytest.mark.parametrize("sampler", choices("sampling"))
+@pytest.mark.parametrize("unit", ["token", "par", "randar", "scale"])
+@pytest.mark.parametrize(("guidance", "temperature"), [(1.0, 0.0), (1.0, 1.0), (2.5, 0.0), (2.5, 1.0)])
+def test_image_i_is_the_same_in_any_batch_and_order(sampler, unit, guidance, temperature):
+    law = target(TOYS[unit], guidance, "linear", temperature, 8, 0.95)
+    images, cond, module = torch.arange(16), torch.arange(16) % 6, find("sampling", sampler)
 
     def draw(index: torch.Tensor) -> torch.Tensor:
-        return ancestral.sample(law, cond[index], Noise(5), images[index], Trace(), ancestral.Options())
+        return module.sample(law, cond[index], Noise(5), images[index], Trace(), module.Options())
 
     together = draw(images)
     for size in (1, 5):
@@ -174,11 +180,12 @@ def test_trace_counts_a_guided_pass_once():
     summary = trace.summary()
     assert (summary["nfe_per_image"], summary["streams"], summary["passes"]) == (16, 2, 16)
     assert summary["codes_fed"] == 2 * 3 * 16 and summary["committed"] == {"1": 48}
+    assert Trace.restore(summary) == trace
 
 
 def test_a_class_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"classes must lie in 0\.\.4"):
-        toy_generator(TOKEN.plan, GRID).start(torch.tensor([6]))
+        toy_generator(TOKEN.plan, GRID).start(torch.tensor([6]), torch.tensor([0]), Noise(0))
 
 
 # -------------------------------------------------------------------------------------------------------------- labels

@@ -13,6 +13,7 @@ from pointillist.models.generator import Generator, Options
 from pointillist.models.plan import COND, LEARNED, NONE, Plan
 from pointillist.models.rope import rotate
 from pointillist.models.units.token import positions
+from pointillist.sampling.noise import Noise
 
 GRID = CodeSpec(grids=((4, 4),), vocab=(11,), channels=4)
 PYRAMID = CodeSpec(grids=((1, 1), (2, 2), (3, 3)), vocab=(11,), channels=4)
@@ -58,40 +59,19 @@ def randar_plan(spec: CodeSpec) -> Plan:
 
 
 class RandAR(Generator):
-    """The instruction token is the learned vector turned by its own position, and orders differ from image to image."""
+    """The instruction token is the learned vector turned by its own position; every image has an order of its own."""
 
-    order: Tensor | None = None
+    fixed_order: Tensor | None = None  # recorded generations use given orders
 
-    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor) -> Tensor:
-        x = super().embed(codes, cond, reads)
-        turned = self._turned(x, reads)
-        return torch.where(reads[..., :1] == LEARNED, turned, x)
-
-    def _turned(self, x: Tensor, reads: Tensor) -> Tensor:
+    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor, at: Tensor) -> Tensor:
+        x = super().embed(codes, cond, reads, at)
         heads = x.unflatten(-1, (self.transformer.shape.num_heads, -1))
-        return rotate(heads, self.rope[self._at(reads)]).flatten(2)
+        return torch.where(reads[..., :1] == LEARNED, rotate(heads, self.rope(at)).flatten(2), x)
 
-    def _at(self, reads: Tensor) -> Tensor:
-        # an instruction stands where the code after it stands; window and sequence alike alternate
-        return self.current_at
-
-    def forward(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> Tensor:
-        self.current_at = self.indices(order).at
-        return super().forward(codes, cond, order)
-
-    def start(self, cond: Tensor):
-        state = super().start(cond)
-        state.index = self.indices(self.order)
-        return state
-
-    def query(self, state, slots: Tensor, draft: Tensor | None = None):
-        first, width = self.starts[state.length], 2 * slots.shape[1]
-        places = (first[:, None] + torch.arange(width)).clamp_max(self.plan.length - 1)
-        self.current_at = torch.take_along_dim(state.index.at, places, dim=1)
-        return super().query(state, slots, draft)
-
-    def groups(self, batch: int, noise) -> list[Tensor]:
-        return list(self.order.T[:, :, None])
+    def order(self, images: Tensor, noise: Noise) -> Tensor:
+        if self.fixed_order is not None:
+            return self.fixed_order[images]
+        return noise.uniform("order", images, torch.zeros_like(images), self.plan.num_codes).argsort(-1)
 
 
 def scale_plan(spec: CodeSpec) -> Plan:
@@ -105,7 +85,7 @@ def scale_plan(spec: CodeSpec) -> Plan:
 class Scales(Generator):
     """Reads a running sum over coarser scales instead of single codes: what VAR's f_hat is to a plan."""
 
-    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor) -> Tensor:
+    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor, at: Tensor) -> Tensor:
         x = self.code_embedding(codes[:, : self.plan.num_codes])  # [B, N, D]
         coarser = (self.plan.step[:, None] > self.plan.step[None, :]).to(x)
         lifted = torch.einsum("nk,bkd->bnd", coarser, x)
@@ -131,11 +111,9 @@ def toys() -> dict[str, Generator]:
         for name in choices("models/units")
         for unit in [find("models/units", name)]
     }
-    randar = toy_generator(randar_plan(GRID), GRID, RandAR)
-    randar.order = torch.stack([torch.randperm(16) for _ in range(3)])
     return found | {
         "par": toy_generator(par_plan(GRID, 4)[0], GRID),
-        "randar": randar,
+        "randar": toy_generator(randar_plan(GRID), GRID, RandAR),
         "scale": toy_generator(scale_plan(PYRAMID), PYRAMID, Scales),
         "patch": toy_generator(patch_plan(GRID, 2), GRID),
         "token, grouped queries, qk-norm": toy_generator(

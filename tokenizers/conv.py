@@ -29,7 +29,7 @@ class Options:
 
 
 class Tokenizer(nn.Module):
-    """images [B, 3, S, S] in [-1, 1] <-> codes [B, (S / 2^levels)^2] int64 in raster order.
+    """images [B, 3, S, S] in [-1, 1] <-> codes [B, (S / 2^len(widths))^2] int64 in raster order.
 
     Raises ValueError for an image size that the levels do not divide.
     """

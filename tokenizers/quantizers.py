@@ -59,7 +59,10 @@ class VQ(nn.Module):
 
     def fit(self, z: Tensor) -> None:
         """Start from encoder outputs z [n, C], n >= vocab."""
-        assert len(z) >= self.vocab, f"{len(z)} vectors cannot initialise {self.vocab} codes"
+        if len(z) < self.vocab:
+            raise ValueError(
+                f"tokenizer.vocab={self.vocab} needs as many vectors to start from, the data give {len(z)}"
+            )
         chosen = torch.randperm(len(z), device=z.device)[: self.vocab]
         self.codebook.copy_(F.normalize(z[chosen].float(), dim=-1))
         self.count.fill_(1.0)

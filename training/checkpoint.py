@@ -1,15 +1,13 @@
-"""Checkpoints: run/step_00001000/ holds model.safetensors (EMA), config.json and state.pt (what resuming needs).
+"""Checkpoints: run/step_00001000/ holds model.safetensors (EMA), config.json and state.pt (what resuming needs more).
 
-A step's folder is written under a temporary name and renamed, so it is whole or absent. config.json alone says how to
-rebuild the model; state.pt is read with weights_only=True.
+A step's folder is written under a temporary name and renamed, and renamed before it is deleted: it is whole or absent.
+config.json alone says how to rebuild the model; state.pt is read with weights_only=True.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +16,45 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pointillist.configs.files import file_hash, read_json, write_json
+
+FORMAT = 1
+
 
 def save(run: Path, step: int, model: dict[str, Tensor], config: dict, state: dict[str, Any]) -> Path:
     """Write one checkpoint. An OSError (full disk) leaves the earlier checkpoints and no half-written one."""
-    final, partial = run / f"step_{step:08d}", run / f"step_{step:08d}.tmp"
+    final = run / f"step_{step:08d}"
+    partial = final.with_suffix(".tmp")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in model.items()}, partial / "model.safetensors")
-        config = {**config, "step": step, "sha256": file_hash(partial / "model.safetensors")}
-        (partial / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         torch.save(state, partial / "state.pt")
-        shutil.rmtree(final, ignore_errors=True)
+        identity = {"format": FORMAT, "step": step, "sha256": file_hash(partial / "model.safetensors")}
+        write_json(partial / "config.json", {**config, **identity})
+        for name in ("model.safetensors", "state.pt"):
+            with open(partial / name, "rb") as f:
+                os.fsync(f.fileno())
         os.replace(partial, final)
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors wrap a full disk in their own types
         shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(f"could not write checkpoint {final}: {e}; free some space, then run the same command") from None
+        raise OSError(f"could not write checkpoint {final}: {e}; make room, then run the same command") from None
     return final
 
 
 def steps(run: Path) -> list[int]:
     """Steps of the whole checkpoints in a run, ascending."""
-    return sorted(int(p.name[5:]) for p in run.glob("step_*") if p.name[5:].isdigit() and (p / "config.json").is_file())
+    return sorted(int(p.name[5:]) for p in run.glob("step_*") if p.name[5:].isdigit())
 
 
 def prune(run: Path, keep_last: int, keep: list[int]) -> None:
-    """Delete all but the last `keep_last` checkpoints and those of the steps in `keep`."""
+    """Delete all but the last `keep_last` checkpoints and those of the steps in `keep`, and what a kill left behind."""
     for step in steps(run)[:-keep_last]:
         if step not in keep:
-            shutil.rmtree(run / f"step_{step:08d}")
+            folder = run / f"step_{step:08d}"
+            os.replace(folder, folder.with_suffix(".tmp"))
+    for partial in run.glob("step_*.tmp"):
+        shutil.rmtree(partial)
 
 
 def locate(path: str | Path) -> Path:
@@ -62,10 +70,11 @@ def locate(path: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise ValueError(f"{folder / 'config.json'} cannot be read ({e}); choose another checkpoint") from None
+    """config.json. Raises ValueError for a damaged file or one of another format."""
+    config = read_json(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder / 'config.json'} has format {config.get('format')}, this code reads {FORMAT}")
+    return config
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -75,6 +84,8 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         weights = load_file(path)
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is damaged or truncated ({e}); delete {folder} to use the step before it") from None
+    if file_hash(path) != read_config(folder)["sha256"]:
+        raise ValueError(f"{path} is not the file its config.json was written with; delete {folder} or restore it")
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:
@@ -91,11 +102,3 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged, truncated or unsafe ({reason}); delete {folder} to resume before it"
         ) from None
-
-
-def file_hash(path: str | Path) -> str:
-    digest = sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

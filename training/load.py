@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pointillist import CodeSpec, __version__
@@ -20,27 +22,30 @@ def make_tokenizer(options: Any, image_size: int) -> Any:
 
 
 def make_generator(options: GeneratorOptions, unit: Any, spec: CodeSpec, num_classes: int) -> Generator:
-    """A generator whose unit is models/units/<unit.name>.py."""
-    return Generator(options, spec, find("models/units", unit.name).plan(spec, unit), num_classes)
+    """A generator whose unit is models/units/<unit.name>.py; a unit that needs more than a plan brings its own kind."""
+    module = find("models/units", unit.name)
+    return getattr(module, "Generator", Generator)(options, spec, module.plan(spec, unit), num_classes)
 
 
 def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict]:
     """A frozen tokenizer and its config.json. Raises FileNotFoundError, ValueError."""
-    folder, config = _open(path, "tokenizer")
-    options = config["tokenizer"]
-    tokenizer = make_tokenizer(build(find("tokenizers", options["name"]).Options, options), config["image_size"])
-    checkpoint.load_weights(tokenizer, folder)
-    return tokenizer.eval().requires_grad_(False).to(device), config
+
+    def make(config: dict) -> Any:
+        options = config["tokenizer"]
+        return make_tokenizer(build(find("tokenizers", options["name"]).Options, options), config["image_size"])
+
+    return _load(path, "tokenizer", make, device)
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> tuple[Generator, dict]:
     """A frozen generator and its config.json, which names the tokenizer its codes belong to."""
-    folder, config = _open(path, "generator")
-    unit = build(find("models/units", config["unit"]["name"]).Options, config["unit"])
-    options, spec = build(GeneratorOptions, config["model"]), CodeSpec.from_dict(config["spec"])
-    generator = make_generator(options, unit, spec, len(config["classes"]))
-    checkpoint.load_weights(generator, folder)
-    return generator.eval().requires_grad_(False).to(device), config
+
+    def make(config: dict) -> Generator:
+        unit = build(find("models/units", config["unit"]["name"]).Options, config["unit"])
+        spec = CodeSpec.from_dict(config["spec"])
+        return make_generator(build(GeneratorOptions, config["model"]), unit, spec, len(config["classes"]))
+
+    return _load(path, "generator", make, device)
 
 
 def tokenizer_of(config: dict, folder: Path, override: str = "") -> str:
@@ -50,27 +55,33 @@ def tokenizer_of(config: dict, folder: Path, override: str = "") -> str:
     """
     recorded = config["tokenizer"]
     beside = folder.parent.parent / Path(recorded["path"]).name
-    for path in [override] if override else [recorded["path"], str(beside)]:
-        if Path(path).is_dir():
-            break
-    else:
-        raise FileNotFoundError(f"the tokenizer {override or recorded['path']} is gone; name it with tokenizer=FOLDER")
-    found = checkpoint.read_config(checkpoint.locate(path))["sha256"]
-    if found != recorded["sha256"]:
-        raise ValueError(
-            f"{path} holds tokenizer weights {found[:8]}, this generator's codes were made with "
-            f"{recorded['sha256'][:8]}; name the right one with tokenizer=FOLDER"
-        )
-    return path
+    candidates = [override] if override else [recorded["path"], str(beside)]
+    present = [path for path in candidates if Path(path).is_dir()]
+    if not present:
+        raise FileNotFoundError(f"the tokenizer {candidates[0]} is gone; name it with tokenizer=FOLDER")
+    found = {path: checkpoint.read_config(checkpoint.locate(path))["sha256"] for path in present}
+    for path, sha256 in found.items():
+        if sha256 == recorded["sha256"]:
+            return path
+    raise ValueError(
+        f"{present[0]} holds tokenizer weights {found[present[0]][:8]}, this generator's codes were made with "
+        f"{recorded['sha256'][:8]}; name the right one with tokenizer=FOLDER"
+    )
 
 
-def _open(path: str | Path, kind: str) -> tuple[Path, dict]:
+def _load(path: str | Path, kind: str, make: Callable[[dict], Any], device: torch.device | str) -> tuple[Any, dict]:
     folder = checkpoint.locate(path)
     config = checkpoint.read_config(folder)
     if config.get("kind") != kind:
-        raise ValueError(f"{folder} holds a {config.get('kind', 'file of another program')}, a {kind} is needed here")
-    return folder, config
+        raise ValueError(f"{folder} holds a {config.get('kind', 'model of another program')}, a {kind} is needed here")
+    try:
+        model = make(config)
+    except (KeyError, TypeError, AttributeError) as e:
+        reason = f"{type(e).__name__} {e}"
+        raise ValueError(f"{folder / 'config.json'} does not describe a {kind} ({reason}); restore it") from None
+    checkpoint.load_weights(model, folder)
+    return model.eval().requires_grad_(False).to(device), config
 
 
-def provenance() -> dict[str, str]:
-    return {"pointillist": __version__, "torch": torch.__version__}
+def versions() -> dict[str, str]:
+    return {"pointillist": __version__, "torch": torch.__version__, "numpy": np.__version__}

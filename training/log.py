@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from pointillist.configs.files import cannot_write, write_whole
 
 
 class Log:
@@ -13,14 +16,15 @@ class Log:
     def __init__(self, run: Path, step: int, tracker: str, options: dict) -> None:
         self.path = run / "log.jsonl"
         kept = [r for r in read_log(self.path) if r["step"] < step]
-        partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-        partial.replace(self.path)
-        self.track = TRACKERS[tracker](run, options) if tracker != "none" else None
+        write_whole(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+        self.track = TRACKERS[tracker](run, step, options) if tracker != "none" else None
 
     def write(self, step: int, **values: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps({"step": step, **values}) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps({"step": step, **values}) + "\n")
+        except OSError as e:
+            raise cannot_write(self.path, e) from None
         if self.track:
             self.track(step, {k: v for k, v in values.items() if isinstance(v, (int, float))})
 
@@ -36,17 +40,22 @@ def read_log(path: Path) -> list[dict]:
     return records
 
 
-def _tensorboard(run: Path, options: dict) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(run / "tensorboard"))
+def _tensorboard(run: Path, step: int, options: dict) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tracker=tensorboard needs a package: pip install tensorboard") from None
+    writer = SummaryWriter(str(run / "tensorboard"), purge_step=step)
     return lambda step, values: [writer.add_scalar(k, v, step) for k, v in values.items()]
 
 
-def _wandb(run: Path, options: dict) -> Any:
-    import wandb
-
-    session = wandb.init(project="pointillist", name=run.name, id=run.name, resume="allow", config=options)
+def _wandb(run: Path, step: int, options: dict) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError("tracker=wandb needs a package: pip install wandb") from None
+    name = f"{run.name}-{sha256(str(run.resolve()).encode()).hexdigest()[:8]}"  # runs of one name are not one run
+    session = wandb.init(project="pointillist", name=run.name, id=name, resume="allow", config=options)
     return lambda step, values: session.log(values, step=step)
 
 

@@ -1,4 +1,4 @@
-"""Optimiser, learning-rate schedule and exponential moving average."""
+"""The optimiser and its learning rate."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import nn
 class Optimization:
     """AdamW (Loshchilov & Hutter, arXiv 1711.05101); weight decay only on matrices, not on norms and biases."""
 
-    lr: float = 1e-3
+    lr: float = 1e-3  # at its highest
     beta1: float = 0.9
     beta2: float = 0.95
-    weight_decay: float = 0.05
+    weight_decay: float = 0.05  # of matrices and embeddings; norms and biases have none
     schedule: Literal["cosine", "constant", "wsd"] = "cosine"
-    warmup: int = 100
+    warmup: int = 100  # steps of linear rise
     decay_share: float = 0.2  # wsd: the last share of the steps falls linearly to final_lr
     final_lr: float = 0.0  # as a share of lr
-    clip: float = 1.0
-    accumulate: int = 1
-    ema: float = 0.999
+    clip: float = 1.0  # largest gradient norm
+    accumulate: int = 1  # parts a batch is computed in
+    ema: float = 0.999  # decay of the average of the weights, which is what gets saved, scored and sampled
 
     def __post_init__(self) -> None:
         if not (self.lr > 0 and self.clip > 0 and self.accumulate >= 1 and 0 <= self.ema < 1 and self.warmup >= 0):

@@ -43,4 +43,5 @@ class TrainOptions:
 
 
 # A resumed run may change these: they do not touch what is learned.
-FREE = {"device", "log_every", "evaluate_every", "save_every", "keep_last", "keep_steps", "tracker", "dry_run"}
+FREE = {"out", "codes", "device", "dry_run", "tracker"}
+FREE |= {"log_every", "evaluate_every", "save_every", "keep_last", "keep_steps"}

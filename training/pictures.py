@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from pointillist.configs.files import write_whole
 
 
 def save_grid(rows: list[tuple[str, Tensor]], path: str | Path, title: str = "", pixels: int = 64) -> None:
@@ -27,7 +29,6 @@ def save_grid(rows: list[tuple[str, Tensor]], path: str | Path, title: str = "",
         for c, image in enumerate(images):
             tile = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
             canvas.paste(tile.resize((side * scale,) * 2, Image.NEAREST), (left + c * cell, top + r * cell))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path.with_suffix(".tmp"), format="PNG")
-    os.replace(path.with_suffix(".tmp"), path)
+    png = io.BytesIO()
+    canvas.save(png, format="PNG")
+    write_whole(path, png.getvalue())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -11,87 +11,86 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pointillist.configs.files import cannot_write, read_json, write_json
 from pointillist.configs.options import ROOT
 from pointillist.training.pictures import save_grid
 
 
 class SampleFiles:
-    """OUT/parts/ holds memory-mapped images, codes and a map of finished images until all are there.
+    """OUT/parts/ holds memory-mapped images, codes, a map of finished images and the trace until all are there.
 
     Raises ValueError when OUT holds samples of another request, OSError when the disk is full.
     """
 
     def __init__(self, out: Path, request: dict, labels: np.ndarray, size: int, length: int) -> None:
         self.out, self.parts, self.labels = out, out / "parts", labels
-        count = len(labels)
-        self.shapes = {"images": ((count, size, size, 3), np.uint8), "codes": ((count, length), np.int32)}
-        self.shapes["done"] = ((count,), np.uint8)
-        self._claim(request)
-        self.arrays = {name: self._open(name) for name in self.shapes}
-
-    def _claim(self, request: dict) -> None:
-        path = self.out / "request.json"
-        if path.is_file():
-            before = json.loads(path.read_text(encoding="utf-8"))
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file; choose a folder with out=FOLDER")
+        self.is_finished = (out / "sample.json").is_file()
+        if (out / "request.json").is_file():
+            before = read_json(out / "request.json")
             changed = [f"{k} was {before.get(k)}, is {v}" for k, v in request.items() if before.get(k) != v]
             if changed:
-                raise ValueError(f"{self.out} holds other samples: {'; '.join(changed)}; choose another out=FOLDER")
-        self.parts.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, json.dumps(request, indent=1))
+                raise ValueError(f"{out} holds other samples: {'; '.join(changed)}; choose another out=FOLDER")
+        if self.is_finished:
+            return
+        write_json(out / "request.json", request)
+        count = len(labels)
+        self.images = self._open("images", (count, size, size, 3), np.uint8)
+        self.codes = self._open("codes", (count, length), np.int32)
+        self.done = self._open("done", (count,), np.uint8)
 
-    def _open(self, name: str) -> np.ndarray:
-        path, (shape, dtype) = self.parts / f"{name}.npy", self.shapes[name]
+    def _open(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+        path = self.parts / f"{name}.npy"
         if path.is_file():
             return np.lib.format.open_memmap(path, mode="r+")
         partial = path.with_suffix(".tmp")
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-        try:  # claim the space now: a full disk met later through the map would be a bus error
-            _reserve(partial)
+        try:  # the space is claimed now: a full disk met later, through the map, would be a bus error
+            self.parts.mkdir(exist_ok=True)
+            np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape).flush()
+            with open(partial, "r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, partial.stat().st_size)
+            partial.rename(path)
         except OSError as e:
-            partial.unlink()
-            raise OSError(f"cannot write {array.nbytes / 1e6:.0f} MB to {self.out}: {e.strerror}; free space") from None
-        partial.rename(path)
-        return array
+            partial.unlink(missing_ok=True)
+            raise cannot_write(path, e) from None
+        return np.lib.format.open_memmap(path, mode="r+")
 
     def missing(self) -> np.ndarray:
         """Indices of images still to be made, ascending."""
-        if (self.out / "sample.json").is_file():
-            return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(self.arrays["done"] == 0)
+        return np.flatnonzero(self.done == 0)
 
-    def write(self, index: np.ndarray, images: np.ndarray, codes: np.ndarray) -> None:
+    def counted(self) -> dict | None:
+        """The trace of what is done, if any."""
+        path = self.parts / "trace.json"
+        return read_json(path) if path.is_file() else None
+
+    def write(self, index: np.ndarray, images: np.ndarray, codes: np.ndarray, trace: dict) -> None:
         """Store uint8 images [B, 3, S, S] and codes [B, N] of image numbers [B]; marked done once on disk."""
-        self.arrays["images"][index] = images.transpose(0, 2, 3, 1)
-        self.arrays["codes"][index] = codes
-        for name in ("images", "codes"):
-            self.arrays[name].flush()
-        self.arrays["done"][index] = 1
-        self.arrays["done"].flush()
+        self.images[index] = images.transpose(0, 2, 3, 1)
+        self.codes[index] = codes
+        self.images.flush()
+        self.codes.flush()
+        write_json(self.parts / "trace.json", trace)
+        self.done[index] = 1
+        self.done.flush()
 
-    def finish(self, report: dict) -> Path:
-        """Write images.npz, codes.npz and, last, sample.json; then the parts go."""
-        if not (self.out / "sample.json").is_file():
-            np.save(self.parts / "labels.npy", self.labels.astype(np.int64))
-            _zip(self.out / "images.npz", {"arr_0": self.parts / "images.npy", "arr_1": self.parts / "labels.npy"})
-            _zip(self.out / "codes.npz", {"codes": self.parts / "codes.npy", "labels": self.parts / "labels.npy"})
-            _write_whole(self.out / "sample.json", json.dumps(report, indent=1))
-        self.arrays.clear()
+    def finish(self, report: dict, names: list[str], title: str) -> None:
+        """Write grid.png, images.npz, codes.npz and, last, sample.json; then the parts go."""
+        self._save_grid(names, title)
+        np.save(self.parts / "labels.npy", self.labels.astype(np.int64))
+        _zip(self.out / "images.npz", {"arr_0": self.parts / "images.npy", "arr_1": self.parts / "labels.npy"})
+        _zip(self.out / "codes.npz", {"codes": self.parts / "codes.npy", "labels": self.parts / "labels.npy"})
+        write_json(self.out / "sample.json", report)
         shutil.rmtree(self.parts)
-        return self.out
 
-
-def _reserve(path: Path) -> None:
-    import os
-
-    with open(path, "r+b") as f:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    partial = path.with_suffix(".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    def _save_grid(self, names: list[str], title: str, columns: int = 12) -> None:
+        """The first samples of each class, at most sixteen classes."""
+        rows = []
+        for label in np.unique(self.labels)[:16]:
+            first = self.images[np.flatnonzero(self.labels == label)[:columns]]
+            rows.append((names[label], torch.from_numpy(first).permute(0, 3, 1, 2)))
+        save_grid(rows, self.out / "grid.png", title)
 
 
 def _zip(path: Path, members: dict[str, Path]) -> None:
@@ -101,26 +100,16 @@ def _zip(path: Path, members: dict[str, Path]) -> None:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
             for name, member in members.items():
                 archive.write(member, f"{name}.npy")
+        partial.replace(path)
     except OSError as e:
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {e.strerror}; free space, then run the same command") from None
-    partial.replace(path)
-
-
-def save_sample_grid(out: Path, names: list[str], title: str, columns: int = 12) -> None:
-    """grid.png: the first samples of each class, at most sixteen classes."""
-    with np.load(out / "images.npz") as samples:
-        images, labels = torch.from_numpy(samples["arr_0"]).permute(0, 3, 1, 2), samples["arr_1"]
-    rows = [(names[c], images[labels == c][:columns]) for c in np.unique(labels)[:16]]
-    save_grid(rows, out / "grid.png", title)
+        raise cannot_write(path, e) from None
 
 
 def git_commit() -> str:
     """The checkout's commit, with + if files differ from it; empty outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"]
     try:
-        run = subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=12"], capture_output=True, text=True
-        )
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ""
-    return run.stdout.strip()

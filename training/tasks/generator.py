@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +16,17 @@ from pointillist.configs.options import find, option, to_dict
 from pointillist.data.codes import Codes, open_codes
 from pointillist.data.crops import Views
 from pointillist.data.images import to_uint8
+from pointillist.data.loader import spread
 from pointillist.models.generator import Options as GeneratorOptions
 from pointillist.sampling import ancestral
 from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
-from pointillist.training.load import load_tokenizer, make_generator, provenance
+from pointillist.training.load import load_tokenizer, make_generator
 from pointillist.training.options import TrainOptions
 from pointillist.training.pictures import save_grid
+
+HELDOUT = 5000  # held-out images scored, at most
 
 
 @dataclass
@@ -47,33 +51,40 @@ class Task:
                 f"the tokenizer was trained at {self.tokenizer_config['image_size']} pixels, "
                 f"views.size is {options.views.size}; make them equal"
             )
-        self.train, self.heldout = self._codes("train"), self._codes("heldout")
-        self.model = make_generator(options.model, options.unit, self.tokenizer.spec, len(self.train.classes)).to(
-            device
-        )
+        self.images = {s: find("data", options.data.name).open_images(options.data, s) for s in ("train", "heldout")}
+        classes = len(self.images["train"].classes)
+        self.model = make_generator(options.model, options.unit, self.tokenizer.spec, classes).to(device)
 
-    def _codes(self, split: str) -> Codes:
-        o, identity = self.options, {k: self.tokenizer_config[k] for k in ("tokenizer", "sha256")}
-        images = find("data", o.data.name).open_images(o.data, split)
-        key = sha256(repr((identity, images.fingerprint, to_dict(o.views))).encode()).hexdigest()[:8]
-        root = Path(o.codes) if o.codes else Path(o.tokenizer) / "codes"
-        folder = root / (split if o.codes else f"{images.name}-{split}-{key}")
-        views = o.views if split == "train" else Views(size=o.views.size, flip=False)
-        return open_codes(folder, self.tokenizer, identity, images, views, device=self.device)
+    @cached_property
+    def train(self) -> Codes:
+        return self._codes("train", self.options.views)
+
+    @cached_property
+    def heldout(self) -> Codes:
+        return self._codes("heldout", Views(size=self.options.views.size, flip=False))
+
+    def _codes(self, split: str, views: Views) -> Codes:
+        images, config = self.images[split], self.tokenizer_config
+        identity = {"name": config["tokenizer"]["name"], "sha256": config["sha256"]}
+        key = sha256(repr((identity, images.fingerprint, to_dict(views))).encode()).hexdigest()[:8]
+        folder = f"{images.name.replace('/', '-')}-{key}"
+        o = self.options
+        path = Path(o.codes) / split if o.codes else Path(o.tokenizer) / "codes" / folder
+        return open_codes(path, self.tokenizer, identity, images, views, device=self.device)
 
     def config(self) -> dict:
-        """What config.json must say to rebuild the model and decode its samples."""
+        """What config.json must say to rebuild the model and decode its samples, and what it learned from."""
+        train = self.images["train"]
         return {
             "kind": "generator",
             "model": to_dict(self.options.model),
             "unit": to_dict(self.options.unit),
             "spec": asdict(self.tokenizer.spec),
-            "classes": list(self.train.classes),
-            "class_counts": np.bincount(self.train.labels, minlength=len(self.train.classes)).tolist(),
+            "classes": list(train.classes),
+            "class_counts": np.bincount(train.labels, minlength=len(train.classes)).tolist(),
             "image_size": self.options.views.size,
             "tokenizer": {"path": self.options.tokenizer, "sha256": self.tokenizer_config["sha256"]},
-            "data": to_dict(self.options.data),
-            **provenance(),
+            "data": {**to_dict(self.options.data), "fingerprint": train.fingerprint},
         }
 
     def prepare(self) -> None:
@@ -85,27 +96,28 @@ class Task:
 
     def example(self) -> dict[str, Tensor]:
         """One image's codes, for counting FLOPs."""
-        return {"codes": self.heldout.view(0)[:1].to(self.device), "cond": self._labels(self.heldout)[:1]}
+        zeros = torch.zeros(1, self.tokenizer.spec.length, dtype=torch.long, device=self.device)
+        return {"codes": zeros, "cond": zeros[:, 0]}
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Nats a code on held-out images, and on as many training images."""
+        """Nats a code on plain views of held-out images, and on as many training images."""
         return {"nll": self._nll(model, self.heldout), "train_nll": self._nll(model, self.train)}
 
     def _nll(self, model: Any, codes: Codes) -> float:
-        count = len(self.heldout)
-        pairs = zip(codes.view(0)[:count].split(128), self._labels(codes)[:count].split(128), strict=True)
-        total = sum(float(model.loss(c.to(self.device), y)["loss"]) * len(y) for c, y in pairs)
-        return total / count
-
-    def _labels(self, codes: Codes) -> Tensor:
-        return torch.as_tensor(codes.labels, dtype=torch.long, device=self.device)
+        rows = spread(len(codes), min(len(self.heldout), HELDOUT))
+        total = 0.0
+        for part in np.array_split(rows, -(-len(rows) // 128)):
+            cond = torch.as_tensor(codes.labels[part], device=self.device)
+            total += float(model.loss(codes.rows(part).to(self.device), cond)["loss"]) * len(part)
+        return total / len(rows)
 
     def picture(self, model: Any, path: Path, each: int = 10) -> None:
         """Samples of every class (of the first twelve) with guidance 2."""
-        classes = torch.arange(min(len(self.train.classes), 12), device=self.device).repeat_interleave(each)
+        names = self.images["train"].classes
+        classes = torch.arange(min(len(names), 12), device=self.device).repeat_interleave(each)
         law, images = target(model, 2.0, "constant", 1.0, 0, 1.0), torch.arange(len(classes), device=self.device)
         codes = ancestral.sample(law, classes, Noise(self.options.seed), images, Trace(), ancestral.Options())
         decoded = to_uint8(self.tokenizer.decode(codes)).cpu()
-        rows = [(self.train.classes[i], decoded[i * each : (i + 1) * each]) for i in range(len(decoded) // each)]
+        rows = [(names[i], decoded[i * each : (i + 1) * each]) for i in range(len(decoded) // each)]
         save_grid(rows, path, title=f"{self.options.unit.name}: samples, guidance 2")
