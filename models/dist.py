@@ -32,3 +32,7 @@ class Categorical:
     def log_prob(self, codes: Tensor) -> Tensor:
         """Natural-log probability [B, m, g] of codes [B, m, g]."""
         return torch.log_softmax(self.logits, dim=-1).gather(-1, codes[..., None]).squeeze(-1)
+
+
+def at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

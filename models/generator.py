@@ -7,7 +7,7 @@ rows of the same mask. `query(m=1)` is ancestral decoding, `query(m > 1)` with a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pointillist import CodeSpec
 from pointillist.models.attention import Attend, planned
-from pointillist.models.dist import Categorical, Noise
+from pointillist.models.dist import Categorical, Noise, at_least_fp32
 from pointillist.models.plan import COND, LEARNED, Plan
 from pointillist.models.rope import rope_table
 from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
@@ -93,17 +93,19 @@ class State:
 class Generator(nn.Module):
     """p(codes | class) for one book of discrete codes and any unit with a fixed plan.
 
+    A unit that needs more than its plan defines a subclass of this name in its own file; `unit` are its options.
+
     Raises ValueError for codes that the network cannot hold (continuous, several books).
     """
 
-    def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int) -> None:
+    def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Any = None) -> None:
         super().__init__()
         if len(spec.vocab) != 1:
             raise ValueError(
                 f"this generator predicts one book of discrete codes; the tokenizer has vocab {spec.vocab}"
             )
         assert plan.num_codes == spec.length, f"plan predicts {plan.num_codes} codes, the tokenizer has {spec.length}"
-        self.options, self.spec, self.plan, self.num_classes = options, spec, plan, num_classes
+        self.options, self.unit, self.spec, self.plan, self.num_classes = options, unit, spec, plan, num_classes
         shape, vocab = options.shape(), spec.vocab[0]
         self.code_embedding = nn.Embedding(vocab, shape.dim)
         self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
@@ -259,7 +261,3 @@ class Generator(nn.Module):
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

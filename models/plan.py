@@ -16,9 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from math import prod
 
 import torch
 from torch import Tensor
+
+from pointillist import CodeSpec
 
 COND = -1  # the place reads the last condition token
 NONE = -2  # padding of `reads` and `predicts`
@@ -105,3 +108,42 @@ class Plan:
     def is_triangular(self) -> bool:
         """The mask is the plain causal triangle, for which attention needs no mask tensor."""
         return torch.equal(self.mask, self.lower)
+
+
+def positions(spec: CodeSpec) -> Tensor:
+    """[N, 2] (row, column) of every slot in its own grid; a code of a sequence stands in column 0."""
+
+    def of(grid: tuple[int, ...]) -> Tensor:
+        columns, index = grid[1] if len(grid) == 2 else 1, torch.arange(prod(grid))
+        return torch.stack([index // columns, index % columns], dim=1)
+
+    return torch.cat([of(grid) for grid in spec.grids])
+
+
+def plane(spec: CodeSpec, unit: str) -> tuple[int, int]:
+    """(height, width) of codes on one plane. Raises ValueError for other shapes."""
+    if len(spec.grids) != 1 or len(spec.grids[0]) != 2:
+        raise ValueError(f"unit={unit} needs codes on one plane, these lie on {spec.grids}; unit=token fits them")
+    return spec.grids[0]
+
+
+def divides(size: int, height: int, width: int) -> int:
+    """`size`, if it divides the plane. Raises ValueError with the sizes that do."""
+    fitting = [k for k in range(1, height + 1) if height % k == 0 and width % k == 0]
+    if size not in fitting:
+        raise ValueError(f"unit.size={size} does not divide {height} x {width} codes; choose one of {fitting}")
+    return size
+
+
+def grouped(groups: Tensor, grid: Tensor) -> Plan:
+    """Equal groups, slots [S, g], predicted one after another, the codes of a group in parallel.
+
+    A place reads the code that stands where its own does in the group before. The first group has none: it reads the
+    condition and g - 1 learned tokens, which stand where their codes will.
+    """
+    size = groups.shape[1]
+    first = torch.cat([torch.tensor([COND]), LEARNED - torch.arange(size - 1)])
+    read, flat = torch.cat([first, groups[:-1].flatten()]), groups.flatten()
+    at = torch.where(read <= LEARNED, flat, read.clamp_min(-1))
+    step = torch.arange(len(groups)).repeat_interleave(size)
+    return Plan(reads=read[:, None], predicts=flat[:, None], at=at, grid=grid, step=step)

@@ -26,6 +26,6 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
         slots = group[:, None]  # [B, 1, g]
         dist = trace.query(law, state, slots)
         law.commit(state, dist.sample(noise, images, slots), keep=1)
-        trace.kept(torch.ones_like(cond))
+    trace.kept(1, len(groups) * len(cond))
     trace.finished(len(groups), len(cond))
     return state.codes[:, :-1]

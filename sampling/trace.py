@@ -37,10 +37,9 @@ class Trace:
         self.codes_fed += slots.numel() * self.streams
         return law.query(state, slots, draft)
 
-    def kept(self, groups: Tensor) -> None:
-        """Groups [B] kept from one pass, of images that were unfinished before it."""
-        for count, images in zip(*(x.tolist() for x in groups.unique(return_counts=True)), strict=True):
-            self.committed[count] = self.committed.get(count, 0) + images
+    def kept(self, groups: int, times: int) -> None:
+        """`times` images kept `groups` groups from a pass before which they were unfinished."""
+        self.committed[groups] = self.committed.get(groups, 0) + times
 
     def finished(self, nfe: int, images: int) -> None:
         """`images` images were completed after `nfe` evaluations each."""

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pointillist.models.attention import planned
-from tests.toys import GRID, par_plan, randar_plan, toys
+from tests.toys import toys
 
-PLANS = {"triangle": toys()["token"].plan, "par": par_plan(GRID, 4)[0], "randar": randar_plan(GRID)}
+PLANS = {"triangle": toys()["token"].plan, "par": toys()["par"].plan, "randar": toys()["randar"].plan}
 DEVICES = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
 
 

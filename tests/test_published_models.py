@@ -12,12 +12,11 @@ from safetensors.torch import load_file
 
 from pointillist import CodeSpec
 from pointillist.models.generator import Generator, Options
-from pointillist.models.units import token
+from pointillist.models.units import par, randar, token
 from pointillist.sampling import ancestral
 from pointillist.sampling.laws import target, warp
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
-from tests.toys import RandAR, par_plan, randar_plan
 
 GOLDEN = Path(__file__).parent / "golden"
 LLAMAGEN = ("llamagen_c2i", "llamagen_c2i_gqa")
@@ -33,7 +32,16 @@ RENAMED = {
 }
 
 
-def load(system: str) -> tuple[Generator, dict, dict]:
+class InGivenOrders(randar.Generator):
+    """Recorded generations come with their orders."""
+
+    given: torch.Tensor
+
+    def order(self, images: torch.Tensor, noise: Noise) -> torch.Tensor:
+        return self.given[images]
+
+
+def load(system: str, passes: int = 0) -> tuple[Generator, dict, dict]:
     """Published weights in the house transformer, the recorded cases, and what the reference was built with."""
     folder = GOLDEN / system
     meta = json.loads((folder / "meta.json").read_text())
@@ -41,17 +49,18 @@ def load(system: str) -> tuple[Generator, dict, dict]:
     side = isqrt(arguments["block_size"])
     spec = CodeSpec(grids=((side, side),), vocab=(arguments["vocab_size"],), channels=8)
     if system == "par":
-        plan, order = par_plan(spec, arguments["ar_token_num"])
-        assert torch.equal(order, cases["order"])
+        plan = par.plan(spec, par.Options(regions=arguments["ar_token_num"]))
+        assert torch.equal(plan.predicts[:, 0], cases["order"])
     else:
-        plan = randar_plan(spec) if system == "randar" else token.plan(spec, token.Options())
+        plan = (randar if system == "randar" else token).plan(spec, token.Options())
     options = Options(
         dim=arguments["dim"],
         depth=arguments["n_layer"],
         num_heads=arguments["n_head"],
         num_kv_heads=arguments.get("n_kv_head"),
     )
-    generator = (RandAR if system == "randar" else Generator)(options, spec, plan, arguments["num_classes"])
+    kind = InGivenOrders if system == "randar" else Generator
+    generator = kind(options, spec, plan, arguments["num_classes"], randar.Options(passes=passes))
     generator.load_state_dict(renamed(load_file(folder / "weights.safetensors")))
     return generator.eval(), cases, meta
 
@@ -71,21 +80,23 @@ def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def teacher(system: str, cases: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Codes by slot, labels and per-image orders of the forward case."""
-    name = "forward.raster_codes" if system == "randar" else "forward.input_codes"
+    name = "forward.input_codes" if system in LLAMAGEN else "forward.raster_codes"
     return cases[name], cases["forward.labels"], cases.get("forward.token_order")
 
 
-def in_step_order(logits: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
-    return logits if order is None else torch.take_along_dim(logits, order[..., None], dim=1)
+def in_step_order(logits: torch.Tensor, cases: dict) -> torch.Tensor:
+    """Logits as they are recorded: by step, not by slot."""
+    order = cases.get("forward.token_order", cases.get("order"))
+    return logits if order is None else torch.take_along_dim(logits, order.expand(len(logits), -1)[..., None], dim=1)
 
 
 @pytest.mark.parametrize("system", [*LLAMAGEN, "par", "randar"])
 def test_teacher_forced_logits_loss_and_gradients(system):
     generator, cases, meta = load(system)
     codes, labels, order = teacher(system, cases)
-    assert (in_step_order(generator(codes, labels, order), order) - cases["forward.logits"]).abs().max() < 1e-4
+    assert (in_step_order(generator(codes, labels, order), cases) - cases["forward.logits"]).abs().max() < 1e-4
     null = generator(codes, generator.null(labels), order)
-    assert (in_step_order(null, order) - cases["forward_null.logits"]).abs().max() < 1e-4
+    assert (in_step_order(null, cases) - cases["forward_null.logits"]).abs().max() < 1e-4
     loss = generator.loss(codes, labels, order)["loss"]
     assert loss.item() == pytest.approx(cases["train.loss"].item(), rel=1e-6)
     loss.backward()
@@ -121,7 +132,7 @@ def greedy(generator: Generator, labels: torch.Tensor, guidance: float, schedule
     [
         ("llamagen_c2i", "gen_cfg4.tokens", "gen_nocfg.tokens"),
         ("llamagen_c2i_gqa", "naive_cfg4.tokens", "naive_nocfg.tokens"),
-        ("par", "gen_cfg4.tokens", "gen_nocfg.tokens"),
+        ("par", "gen_cfg4.tokens_raster", "gen_nocfg.tokens_raster"),
     ],
 )
 def test_greedy_guided_generation_token_by_token(system, guided, plain):
@@ -133,11 +144,30 @@ def test_greedy_guided_generation_token_by_token(system, guided, plain):
 
 def test_randar_in_its_own_orders_one_code_a_pass_plain_and_with_growing_guidance():
     generator, cases, _ = load("randar")
-    generator.fixed_order = cases["gen.token_order"]
+    generator.given = cases["gen.token_order"]
     assert torch.equal(greedy(generator, cases["gen.labels"], 1.0), cases["gen_seq_nocfg.tokens_raster"])
     grown = greedy(generator, cases["gen.labels"], 4.0, "linear")
     assert torch.equal(grown, cases["gen_seq_cfg1to4.tokens_raster"])
     assert not torch.equal(greedy(generator, cases["gen.labels"], 4.0), grown), "the control: constant guidance"
+
+
+@pytest.mark.parametrize(("case", "guidance", "schedule"), [
+    ("gen_par_nocfg", 1.0, "constant"), ("gen_par_cfg1to4", 4.0, "linear"), ("gen_par_cfg4", 4.0, "constant"),
+])  # fmt: skip
+def test_randar_several_codes_a_pass(case, guidance, schedule):
+    generator, cases, _ = load("randar", passes=6)
+    generator.given = cases["gen.token_order"]
+    assert generator.sizes == cases[f"{case}.steps"].tolist()
+    assert torch.equal(greedy(generator, cases["gen.labels"], guidance, schedule), cases[f"{case}.tokens_raster"])
+
+
+def test_randar_pass_sizes_are_the_published_ones():
+    cases = load("randar")[1]
+    tables = [k for k in cases if k.startswith("schedule.")]
+    assert tables
+    for name in tables:
+        length, passes = (int(x[5:]) for x in name.removeprefix("schedule.").split("_"))
+        assert randar.pass_sizes(length, passes) == cases[name].tolist()
 
 
 @pytest.mark.parametrize("name", ["t09_k10", "p08", "k20_p09", "t07_k5_p05", "none"])

@@ -24,7 +24,8 @@ def make_tokenizer(options: Any, image_size: int) -> Any:
 def make_generator(options: GeneratorOptions, unit: Any, spec: CodeSpec, num_classes: int) -> Generator:
     """A generator whose unit is models/units/<unit.name>.py; a unit that needs more than a plan brings its own kind."""
     module = find("models/units", unit.name)
-    return getattr(module, "Generator", Generator)(options, spec, module.plan(spec, unit), num_classes)
+    kind = module.Generator if hasattr(module, "Generator") else Generator
+    return kind(options, spec, module.plan(spec, unit), num_classes, unit)
 
 
 def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict]:

@@ -1,45 +1,47 @@
 """next-token: one code at a time in a fixed scan order (LlamaGen, arXiv 2406.06525: raster).
 
-The sequence is [cond, x_1 .. x_{N-1}], each place predicting the next code; a place carries the rotary position of the
-code it reads, and the condition the zero rotation.
+The sequence is [cond, x_1 .. x_{N-1}] in that order, each place predicting the next code; a place carries the rotary
+position of the code it reads, and the condition the zero rotation.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor
 
 from pointillist import CodeSpec
-from pointillist.models.plan import COND, Plan
+from pointillist.models.orders import ORDERS
+from pointillist.models.plan import COND, Plan, positions
 
 
 @dataclass
 class Options:
     name: str = "token"
+    order: str = "raster"  # raster | column | snake | spiral_in | spiral_out | hilbert | subsample | random
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise ValueError(f"unknown unit.order '{self.order}'; choose one of {', '.join(ORDERS)}")
 
 
 def plan(spec: CodeSpec, options: Options) -> Plan:
-    """Plan with L = N places and N steps. Codes of several scales or of a sequence are read in their own order."""
-    length = spec.length
-    slots = torch.arange(length)[:, None]
+    """L = N places, N steps. Codes of a sequence or a pyramid come in their own order; raster is the only one there."""
+    order = _order(spec, options.order)
+    read = torch.cat([torch.tensor([COND]), order[:-1]])
     return Plan(
-        reads=torch.cat([torch.tensor([[COND]]), slots[:-1]]),
-        predicts=slots,
-        at=torch.arange(-1, length - 1),
+        reads=read[:, None],
+        predicts=order[:, None],
+        at=read.clamp_min(-1),
         grid=positions(spec),
-        step=torch.arange(length),
+        step=torch.arange(spec.length),
     )
 
 
-def positions(spec: CodeSpec) -> Tensor:
-    """[N, 2] (row, column) of every code; a code of a sequence stands in column 0."""
-    return torch.cat([_grid(grid) for grid in spec.grids])
-
-
-def _grid(grid: tuple[int, ...]) -> Tensor:
-    columns = grid[1] if len(grid) == 2 else 1
-    index = torch.arange(prod(grid))
-    return torch.stack([index // columns, index % columns], dim=1)
+def _order(spec: CodeSpec, name: str) -> Tensor:
+    if len(spec.grids) == 1 and len(spec.grids[0]) == 2:
+        return ORDERS[name](*spec.grids[0])
+    if name != "raster":
+        raise ValueError(f"unit.order={name} needs codes on one plane, these lie on {spec.grids}; use raster")
+    return torch.arange(spec.length)

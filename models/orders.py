@@ -1,0 +1,76 @@
+"""Scan orders: permutations of a grid's slots, [N] int64 in decode order. Each is a function of (height, width)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def raster(height: int, width: int) -> Tensor:
+    """Row by row (LlamaGen)."""
+    return torch.arange(height * width)
+
+
+def column(height: int, width: int) -> Tensor:
+    """Column by column."""
+    return raster(height, width).view(height, width).T.flatten()
+
+
+def snake(height: int, width: int) -> Tensor:
+    """Row by row, every second one backwards: neighbours in time are neighbours in space."""
+    rows = raster(height, width).view(height, width).clone()
+    rows[1::2] = rows[1::2].flip(1)
+    return rows.flatten()
+
+
+def spiral_in(height: int, width: int) -> Tensor:
+    """Clockwise from the top left corner to the centre."""
+    rest, turns = raster(height, width).view(height, width), []
+    while rest.numel():
+        turns.append(rest[0])
+        rest = rest[1:].T.flip(0)  # what is left, turned so that its next edge lies on top
+    return torch.cat(turns)
+
+
+def spiral_out(height: int, width: int) -> Tensor:
+    """From the centre outwards."""
+    return spiral_in(height, width).flip(0)
+
+
+def hilbert(height: int, width: int) -> Tensor:
+    """Hilbert's curve on the smallest square of a power of two that covers the grid, left out where there is none."""
+    side = 1 << (max(height, width) - 1).bit_length()
+    cells = sorted((_hilbert_index(side, r, c), r * width + c) for r in range(height) for c in range(width))
+    return torch.tensor([slot for _, slot in cells])
+
+
+def _hilbert_index(side: int, row: int, col: int) -> int:
+    """Distance along the curve (Warren, Hacker's Delight, 2nd ed., 16-5)."""
+    index, half = 0, side // 2
+    while half:
+        right, down = int(bool(col & half)), int(bool(row & half))
+        index += half * half * ((3 * right) ^ down)
+        if not down:
+            if right:
+                row, col = half * 2 - 1 - row % (half * 2), half * 2 - 1 - col % (half * 2)
+            row, col = col, row
+        half //= 2
+    return index
+
+
+def subsample(height: int, width: int) -> Tensor:
+    """Every second row and column first, then the three shifted lattices: coarse before fine."""
+    grid = raster(height, width).view(height, width)
+    return torch.cat([grid[r::2, c::2].flatten() for r, c in ((0, 0), (1, 1), (0, 1), (1, 0))])
+
+
+def random(height: int, width: int) -> Tensor:
+    """One fixed random order, the same for every image."""
+    return torch.randperm(height * width, generator=torch.Generator().manual_seed(0))
+
+
+ORDERS: dict[str, Callable[[int, int], Tensor]] = {
+    f.__name__: f for f in (raster, column, snake, spiral_in, spiral_out, hilbert, subsample, random)
+}

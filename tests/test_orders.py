@@ -1,0 +1,69 @@
+"""Scan orders and grouped units: what they visit, and in which sequence."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pointillist import CodeSpec
+from pointillist.models.orders import ORDERS
+from pointillist.models.units import cell, line, par, subsample, token
+
+WIDE = CodeSpec(grids=((4, 6),), vocab=(11,), channels=4)
+SEQUENCE = CodeSpec(grids=((12,),), vocab=(11,), channels=4)
+
+
+@pytest.mark.parametrize("name", ORDERS)
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (4, 6), (5, 3), (8, 8)])
+def test_every_order_visits_every_slot_once(name, shape):
+    assert ORDERS[name](*shape).sort().values.tolist() == list(range(shape[0] * shape[1]))
+
+
+@pytest.mark.parametrize("name", ["snake", "spiral_in", "spiral_out", "hilbert"])
+def test_curves_go_from_neighbour_to_neighbour(name):
+    steps = _strides(ORDERS[name](8, 8), 8)
+    assert (steps == 1).all()
+    assert (_strides(ORDERS["raster"](8, 8), 8) > 1).any(), "the control"
+
+
+def _strides(order: torch.Tensor, width: int) -> torch.Tensor:
+    return (order // width).diff().abs() + (order % width).diff().abs()
+
+
+def test_small_orders_are_what_their_names_say():
+    assert ORDERS["column"](2, 3).tolist() == [0, 3, 1, 4, 2, 5]
+    assert ORDERS["snake"](3, 2).tolist() == [0, 1, 3, 2, 4, 5]
+    assert ORDERS["spiral_in"](3, 3).tolist() == [0, 1, 2, 5, 8, 7, 6, 3, 4]
+    assert ORDERS["subsample"](2, 4).tolist() == [0, 2, 5, 7, 1, 3, 4, 6]
+
+
+def test_groups_hold_the_codes_that_their_unit_names():
+    assert [g.tolist() for g in line.plan(WIDE, line.Options()).groups] == torch.arange(24).view(4, 6).tolist()
+    assert line.plan(WIDE, line.Options(columns=True)).groups[1].tolist() == [1, 7, 13, 19]
+    assert [g.tolist() for g in cell.plan(WIDE, cell.Options(size=2)).groups][:2] == [[0, 1, 6, 7], [2, 3, 8, 9]]
+    assert [g.tolist() for g in subsample.plan(WIDE, subsample.Options(size=2)).groups][:2] == [
+        [0, 3, 12, 15],
+        [1, 4, 13, 16],
+    ]
+    assert [len(g) for g in par.plan(WIDE, par.Options(regions=4)).groups] == [1, 1, 1, 1, 4, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize(("grid", "regions", "passes"), [((24, 24), 4, 147), ((24, 24), 16, 51)])
+def test_par_needs_its_published_number_of_passes(grid, regions, passes):
+    spec = CodeSpec(grids=(grid,), vocab=(16384,), channels=8)
+    assert len(par.plan(spec, par.Options(regions=regions)).groups) == passes
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cell.plan(WIDE, cell.Options(size=3)), r"does not divide 4 x 6 codes; choose one of \[1, 2\]"),
+        (lambda: line.plan(SEQUENCE, line.Options()), "unit=line needs codes on one plane"),
+        (lambda: token.plan(SEQUENCE, token.Options(order="snake")), "order=snake needs codes on one plane"),
+        (lambda: token.Options(order="zigzag"), "choose one of raster, column, snake"),
+        (lambda: par.Options(regions=5), "must be a square number"),
+    ],
+)
+def test_units_refuse_what_they_cannot_cut(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
