@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pointillist.configs.files import write_json
 from pointillist.configs.options import load, option, parse, run, to_dict
 
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> None:
     from pointillist.evaluation.classifier import open_network
     from pointillist.evaluation.reference import open_reference
     from pointillist.evaluation.samples import open_samples
-    from pointillist.evaluation.scores import check, score, write
+    from pointillist.evaluation.scores import check, score
     from pointillist.evaluation.table import lines
 
     # ------------------------------------------------------------------------------------ samples, reference, network
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     result = score(samples, reference, trained)
     result["protocol"]["options"] = to_dict(options)
     out = Path(options.out) if options.out else samples.folder / "scores.json"
-    write(result, out)
+    write_json(out, result)
     print("\n".join([*lines(result), f"written: {out}"]))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 SPLITS = ("train", "heldout")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +103,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Mode RGB; transparent pixels, whose stored colour is arbitrary, become white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        raise ValueError("pixels that are NaN or infinite")
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} have no defined range")
+        raise ValueError(f"pixels of mode {image.mode} have no defined range; 8-bit images are needed")
     if image.mode.startswith("I;16"):  # Pillow clips these to 255 instead of scaling
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:

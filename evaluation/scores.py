@@ -6,10 +6,7 @@ for 50 bytes an image.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -187,11 +184,3 @@ def card(samples: Samples, reference: Reference, trained: Trained, measured: Mea
         "copy_rule": f"nearest < {ALPHA} x mean of the {NEIGHBOURS} nearest",
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def write(result: dict, path: Path) -> None:
-    """Write JSON under a temporary name and rename, so that a stopped run leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)

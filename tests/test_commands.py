@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pointillist.configs.options import ROOT
 from pointillist.training import checkpoint
@@ -287,6 +288,25 @@ def test_a_first_try_that_failed_leaves_the_folder_usable(tokenizer, tmp_path):
     words = [*GENERATOR, f"out={tmp_path / 'run'}", "steps=2"]
     fails("a generator needs tokenizer=RUN", "train.py", *words)
     succeeds("train.py", *words, f"tokenizer={tokenizer}")
+
+
+def test_a_folder_of_images_trains_and_a_bad_image_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        path = tmp_path / "images" / ("cats", "dogs")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(path)
+    words = [*TOKENIZER, "data=folder", f"data.root={tmp_path / 'images'}", "data.heldout=0.3", "steps=2"]
+    succeeds("train.py", *words, f"out={tmp_path / 'run'}")
+    nan = np.full((20, 20), np.nan, np.float32)
+    for i in (0, 2, 4):  # whatever the split, one of them is met
+        Image.fromarray(nan).save(tmp_path / "images" / "cats" / f"{i}.tiff")
+    fails("pixels that are NaN or infinite", "train.py", *words, f"out={tmp_path / 'second'}")
+    for bad in (tmp_path / "images").rglob("*.tiff"):
+        bad.unlink()
+    for whole in (tmp_path / "images" / "dogs").glob("*.png"):
+        whole.write_bytes(whole.read_bytes()[:200])
+    fails("cannot read image dogs", "train.py", *words, f"out={tmp_path / 'third'}")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tokenizer, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pointillist.configs.files import write_json
 from pointillist.configs.options import run
 from pointillist.evaluate import main
 from pointillist.evaluation.classifier import FeatureNetwork, open_network, train, weights_hash
@@ -19,7 +20,7 @@ from pointillist.evaluation.guards import is_sorted
 from pointillist.evaluation.nearest import NearestTrain
 from pointillist.evaluation.reference import Reference
 from pointillist.evaluation.samples import open_samples
-from pointillist.evaluation.scores import NOTE, check, score, write
+from pointillist.evaluation.scores import NOTE, check, score
 from pointillist.evaluation.table import lines
 
 ROOT = Path(__file__).parent.parent
@@ -228,7 +229,7 @@ def test_card_identifies_the_samples_not_their_container(rate, tmp_path):
     for batch in open_samples(folder).batches():
         census.add(batch)
     assert census.content == card["samples"]["sha256_of_pixels"]
-    write({"a": 1}, tmp_path / "new" / "scores.json")
+    write_json(tmp_path / "new" / "scores.json", {"a": 1})
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["scores.json"]
 
 
