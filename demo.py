@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
         f"{generator} was to keep the checkpoint of a tenth of its training and the last, has {steps}"
     )
     first, last = (generator / f"step_{s:08d}" for s in steps)
-    request = [f"num_images={images}", "classes=proportional", "guidance=2", "batch_size=125"]
+    request = [f"num_images={images}", "classes=proportional", "guidance=2", "temperature=0.9", "batch_size=125"]
     step("sample.py", str(last), f"out={samples}", *request)
     step("sample.py", str(first), f"out={early}", *request)
     network = ["network_steps=40"] if quick else []

@@ -33,13 +33,12 @@ class Options:
     qk_norm: bool = False  # RMSNorm of queries and keys
     dropout: float = 0.1  # of what attention and feed-forward add to the residual stream
     token_dropout: float = 0.1  # of the embedded sequence
-    code_noise: float = 0.0  # share of the codes read in training that are replaced by random ones
     label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
     attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # in training; see models/attention.py
 
     def __post_init__(self) -> None:
         self.shape()
-        for name in ("dropout", "token_dropout", "code_noise", "label_dropout"):
+        for name in ("dropout", "token_dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
 
@@ -138,11 +137,7 @@ class Generator(nn.Module):
         if self.training and self.options.label_dropout:
             dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
             cond = cond.masked_fill(dropped, self.num_classes)
-        read = codes
-        if self.training and self.options.code_noise:
-            noisy = torch.rand(codes.shape, device=codes.device) < self.options.code_noise
-            read = torch.where(noisy, torch.randint_like(codes, self.spec.vocab[0]), codes)
-        logits = self(read, cond, order)
+        logits = self(codes, cond, order)
         return {"loss": F.cross_entropy(at_least_fp32(logits).flatten(0, 1), codes.flatten())}
 
     def indices(self, order: Tensor | None = None) -> Index:
