@@ -9,7 +9,6 @@ The same command again resumes after Ctrl-C, SIGTERM or a crash. --help lists th
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +33,7 @@ def main(argv: list[str]) -> None:
     from pointillist.training import checkpoint
     from pointillist.training.load import versions
     from pointillist.training.log import Log
-    from pointillist.training.optimization import learning_rate, make_optimizer
+    from pointillist.training.optimization import keep_freed_memory, learning_rate, make_optimizer
 
     out, device = Path(options.out), pick_device(options.device)
     if device.type == "cuda":
@@ -147,16 +146,6 @@ def task_of(argv: list[str]) -> str:
 def seed_of(seed: int, step: int) -> int:
     """The seed of everything random in one step: no generator state needs saving."""
     return int.from_bytes(sha256(f"{seed}/{step}".encode()).digest()[:7])
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: returning each to the kernel costs a third of a training step on CPU."""
-    if sys.platform == "linux":
-        import ctypes
-
-        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 30)
-        ctypes.CDLL(None).mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def catch_signals() -> list[int]:

@@ -101,7 +101,7 @@ def write_codes(folder: Path, request: dict, tokenizer: Any, images: Images, dev
     missing = [i for i, name in enumerate(plan.names) if not plan.is_whole(folder / name, i)]
     need, free = sum(map(plan.nbytes, missing)), shutil.disk_usage(folder).free
     if need > free:
-        raise OSError(f"the codes need {need / 1e9:.2f} GB more but {folder} has {free / 1e9:.2f} GB free; make room "
+        raise OSError(f"the codes need {need / 1e6:.1f} MB more but {folder} has {free / 1e6:.1f} MB free; make room "
                       "or choose another codes=FOLDER")  # fmt: skip
     done = len(images) - sum(len(plan.span(i)) for i in missing)
     with tqdm(total=len(images), initial=done, desc=f"encoding {images.name}", unit="img", disable=not progress) as bar:

@@ -1,7 +1,7 @@
 """Attention kernels: one function, four implementations of the same mathematics.
 
     sdpa      torch.nn.functional.scaled_dot_product_attention; the default, everywhere
-    matmul    written out, scores in memory: 8 times faster than sdpa's bf16 backward on CPU at 64 places
+    matmul    written out, scores in memory; for short sequences in bf16 on CPU (benchmarks/train_step.py)
     flex      torch FlexAttention: block masks without a mask tensor; forward only on CPU (no backward there)
     xformers  xformers.ops.memory_efficient_attention; NVIDIA GPUs only
 

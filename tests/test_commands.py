@@ -84,11 +84,11 @@ def equal(a, b) -> bool:
 
 @pytest.fixture(scope="module", params=["tokenizer", "generator"])
 def undisturbed(request, tokenizer, tmp_path_factory) -> tuple[list[str], Path]:
-    """A command of 40 steps and the run that it made without being stopped."""
+    """A command of 100 steps and the run that it made without being stopped."""
     words = [*TOKENIZER, "tokenizer.quantizer=vq", "tokenizer.vocab=32"]
     if request.param == "generator":
         words = [*GENERATOR, f"tokenizer={tokenizer}", "optimization.accumulate=2"]
-    words += ["steps=40", "save_every=7"]
+    words += ["steps=100", "save_every=15"]
     run = tmp_path_factory.mktemp("whole")
     succeeds("train.py", *words, f"out={run}")
     return words, run
@@ -106,7 +106,7 @@ def test_a_stopped_run_continues_to_the_same_last_bit(how, undisturbed, tmp_path
     process.send_signal(how)
     code = process.wait(timeout=60)
     assert code == (-how if how == signal.SIGKILL else 0)
-    assert checkpoint.steps(stopped)[-1] < 40, "the run was to be stopped before its end"
+    assert checkpoint.steps(stopped)[-1] < 100, "the run was to be stopped before its end"
     succeeds("train.py", *words, f"out={stopped}")
     assert equal(final_files(whole), final_files(stopped))
     assert not list(stopped.glob("*.tmp"))

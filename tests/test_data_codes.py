@@ -199,7 +199,7 @@ def test_full_disk_and_unwritable_folder(tmp_path, monkeypatch):
     assert sorted(contents(tmp_path / "c")) == ["codes-00000.npy", "request.json"]
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(encode.shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(OSError, match=r"the codes need 0\.00 GB more"):
+    with pytest.raises(OSError, match=r"the codes need 0\.0 MB more"):
         opened(tmp_path / "c")
     monkeypatch.undo()
     opened(tmp_path / "whole")

@@ -1,8 +1,10 @@
-"""The optimiser and its learning rate."""
+"""The optimiser, its learning rate, and memory for its steps on CPU."""
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,3 +55,11 @@ def learning_rate(step: int, steps: int, options: Optimization) -> float:
     else:
         level = 1.0
     return options.lr * (options.final_lr + (1 - options.final_lr) * level)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks: returning each to the kernel costs a third of a training step on CPU."""
+    if sys.platform == "linux":
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 30)
+        ctypes.CDLL(None).mallopt(trim_threshold, (1 << 31) - 1)
