@@ -142,7 +142,9 @@ def test_config_json_alone_rebuilds_the_models(generator, tokenizer):
     )
     assert model.spec == frozen.spec
     assert len(config["classes"]) == len(config["class_counts"]) == 9
-    assert config["unit"] == {"name": "token", "order": "raster"} and not any(p.requires_grad for p in model.parameters())
+    assert config["unit"] == {"name": "token", "order": "raster"} and not any(
+        p.requires_grad for p in model.parameters()
+    )
 
 
 def test_a_retrained_tokenizer_is_noticed(generator, tokenizer, tmp_path):
