@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from pointillist.configs.files import read_json
 from pointillist.configs.options import ROOT, run
 from pointillist.training import checkpoint
 from pointillist.training.log import read_log
@@ -29,9 +30,8 @@ def main(argv: list[str]) -> None:
     images = QUICK["images"] if quick else 1000
     begin = time.time()
 
-    step("train.py", "configs/demo/tokenizer.yaml", f"out={tokenizer}", *(short("tokenizer") if quick else []))
-    words = [f"out={generator}", f"tokenizer={tokenizer}"]
-    step("train.py", "configs/demo/generator.yaml", *words, *(short("generator") if quick else []))
+    train("configs/demo/tokenizer.yaml", tokenizer, *(short("tokenizer") if quick else []))
+    train("configs/demo/generator.yaml", generator, f"tokenizer={tokenizer}", *(short("generator") if quick else []))
     steps = checkpoint.steps(generator)
     assert len(steps) == 2, (
         f"{generator} was to keep the checkpoint of a tenth of its training and the last, has {steps}"
@@ -53,6 +53,15 @@ def main(argv: list[str]) -> None:
 def short(task: str) -> list[str]:
     steps = QUICK[task]
     return [f"steps={steps}", f"evaluate_every={steps}", f"save_every={steps // 2}", f"keep_steps=[{steps // 10}]"]
+
+
+def train(config: str, out: Path, *words: str) -> None:
+    """Train to the end; a training that was told to stop has saved, and stops the demo."""
+    step("train.py", config, f"out={out}", *words)
+    reached, asked = checkpoint.steps(out)[-1], read_json(out / "options.json")["steps"]
+    if reached < asked:
+        print(f"\ndemo stopped at step {reached} of {asked}; the same command continues")
+        raise SystemExit(130)
 
 
 def step(script: str, *words: str) -> None:

@@ -139,7 +139,8 @@ def test_webdataset_own_split_and_refusals(tmp_path):
 
 
 def test_hugging_face_files(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     datasets.disable_progress_bars()
     columns = {
