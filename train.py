@@ -129,7 +129,7 @@ def main(argv: list[str]) -> None:
         # once in a while, and when asked to stop: a checkpoint
         if stop or done % options.save_every == 0 or done in options.keep_steps or done == options.steps:
             save(done)
-        if stop:
+        if stop and done < options.steps:
             bar.close()
             print(f"{out}: stopped after step {done}; the same command continues")
             return
