@@ -8,6 +8,7 @@ The same command again resumes after Ctrl-C, SIGTERM or a crash. --help lists th
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from hashlib import sha256
@@ -169,23 +170,18 @@ def remember_options(out: Path, options: TrainOptions, last: Path | None, config
         from pointillist.training.checkpoint import read_config
 
         before = to_dict(build(type(options), read_json(path))) if path.is_file() else now
-        pairs = {**flat(now), **flat(config)}, {**flat(before), **flat(read_config(last))}
-        changed = [f"{k} was {pairs[1].get(k)}, is {v}" for k, v in pairs[0].items() if pairs[1].get(k) != v]
-        changed = [c for c in changed if c.split()[0] not in FREE]
+        new, old = flat(now) | flat(json.loads(json.dumps(config))), flat(before) | flat(read_config(last))
+        changed = [f"{k} was {old.get(k)}, is {v}" for k, v in new.items() if k not in FREE and old.get(k) != v]
         if changed:
             raise ValueError(f"{out} was started otherwise: {'; '.join(changed)}; choose another out=FOLDER")
     write_json(path, now)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as {"dotted.key": value}, tuples as the lists that JSON makes of them."""
+    """Nested dicts as {"dotted.key": value}."""
     if isinstance(value, dict):
         return {k: v for name, part in value.items() for k, v in flat(part, f"{prefix}{name}.").items()}
-    return {prefix[:-1]: [*map(flat_item, value)] if isinstance(value, (list, tuple)) else value}
-
-
-def flat_item(value: Any) -> Any:
-    return [*map(flat_item, value)] if isinstance(value, (list, tuple)) else value
+    return {prefix[:-1]: value}
 
 
 def print_plan(options: TrainOptions, task: Any) -> None:

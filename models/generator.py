@@ -97,6 +97,8 @@ class Generator(nn.Module):
     Raises ValueError for codes that the network cannot hold (continuous, several books).
     """
 
+    streams = 1  # forward rows an image
+
     def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Any = None) -> None:
         super().__init__()
         if len(spec.vocab) != 1:
@@ -113,8 +115,7 @@ class Generator(nn.Module):
         self.transformer = Transformer(shape)
         self.head = nn.Linear(shape.dim, vocab, bias=False)
         for name in ("reads", "at", "place_of", "mask", "starts", "decoded_before"):
-            value = plan.decoded if name == "decoded_before" else getattr(plan, name)
-            self.register_buffer(name, value, persistent=False)
+            self.register_buffer(name, getattr(plan, name), persistent=False)
         self._rope: dict[torch.device, Tensor] = {}
         self._attend: dict[torch.device, Attend] = {}
         self.apply(_initialise)

@@ -84,7 +84,7 @@ class Plan:
         return [span[span >= 0] for span in spans]
 
     @cached_property
-    def decoded(self) -> Tensor:
+    def decoded_before(self) -> Tensor:
         """[S + 1] codes predicted before each step; the last entry is N."""
         return torch.tensor([0] + [len(group) for group in self.groups]).cumsum(0)
 

@@ -30,7 +30,6 @@ class Law:
     """A generator seen through another `query`; everything else passes through."""
 
     generator: Any
-    streams = 1  # forward rows an image
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.generator, name)
@@ -88,10 +87,6 @@ class Warp(Law):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
-
-    @property
-    def streams(self) -> int:
-        return getattr(self.generator, "streams", 1)
 
     def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Categorical:
         return Categorical(

@@ -32,7 +32,7 @@ class Trace:
 
     def query(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
         """law.query, counted."""
-        self.streams = getattr(law, "streams", 1)
+        self.streams = law.streams
         self.passes += 1
         self.codes_fed += slots.numel() * self.streams
         return law.query(state, slots, draft)

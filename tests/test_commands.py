@@ -286,6 +286,14 @@ def test_changed_data_and_retrained_tokenizers_do_not_slip_into_a_resumed_run(ge
     fails("data.heldout was 0.15, is 0.3", "train.py", *words, f"tokenizer={tokenizer}", "data.heldout=0.3")
 
 
+def test_a_tokenizer_that_only_moved_is_the_same_one(generator, tokenizer, tmp_path):
+    run, moved = tmp_path / "generator", tmp_path / "elsewhere"
+    shutil.copytree(generator, run)
+    shutil.copytree(tokenizer, moved)
+    words = [*GENERATOR, f"out={run}", "steps=6", "keep_steps=[3]", f"tokenizer={moved}"]
+    assert "is finished" in succeeds("train.py", *words)
+
+
 def test_a_first_try_that_failed_leaves_the_folder_usable(tokenizer, tmp_path):
     words = [*GENERATOR, f"out={tmp_path / 'run'}", "steps=2"]
     fails("a generator needs tokenizer=RUN", "train.py", *words)

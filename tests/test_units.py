@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pointillist import CodeSpec
+from pointillist.models.dist import Categorical
 from pointillist.models.generator import Generator
 from pointillist.models.plan import Plan
 from pointillist.models.units import token
@@ -127,7 +128,7 @@ def test_probabilities_of_all_images_sum_to_one():
     toy = toy_generator(token.plan(spec, token.Options()), spec)
     codes = torch.tensor(list(product(range(3), repeat=4)))
     logits = toy(codes, torch.full((len(codes),), 2))
-    total = logits.log_softmax(-1).gather(-1, codes[..., None]).sum((1, 2)).exp().sum()
+    total = Categorical(logits[:, :, None]).log_prob(codes[..., None]).sum((1, 2)).exp().sum()
     assert abs(float(total) - 1) < 1e-12
 
 

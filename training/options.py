@@ -9,6 +9,8 @@ from pointillist.configs.options import option
 from pointillist.data.crops import Views
 from pointillist.training.optimization import Optimization
 
+HELDOUT = 5000  # held-out images scored, at most
+
 
 @dataclass
 class TrainOptions:
@@ -44,4 +46,5 @@ class TrainOptions:
 
 # A resumed run may change these: they do not touch what is learned.
 FREE = {"out", "codes", "device", "dry_run", "tracker"}
+FREE |= {"tokenizer", "tokenizer.path"}  # where a generator's tokenizer lies: its sha256 is compared instead
 FREE |= {"log_every", "evaluate_every", "save_every", "keep_last", "keep_steps"}

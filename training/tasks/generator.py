@@ -23,10 +23,8 @@ from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 from pointillist.training.load import load_tokenizer, make_generator
-from pointillist.training.options import TrainOptions
+from pointillist.training.options import HELDOUT, TrainOptions
 from pointillist.training.pictures import save_grid
-
-HELDOUT = 5000  # held-out images scored, at most
 
 
 @dataclass

@@ -14,10 +14,8 @@ from pointillist.configs.options import find, option, to_dict
 from pointillist.data.images import Images, to_float, to_uint8
 from pointillist.data.loader import ImageBatches, all_images, spread
 from pointillist.training.load import make_tokenizer
-from pointillist.training.options import TrainOptions
+from pointillist.training.options import HELDOUT, TrainOptions
 from pointillist.training.pictures import save_grid
-
-HELDOUT = 5000  # held-out images scored, at most
 
 
 @dataclass
