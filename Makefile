@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo units test lint clean
 
 help:
 	@echo "make demo   the whole job on embedded emoji: tokenizer, codes, generator, samples, score (about 10 minutes)"
+	@echo "make units  every unit of configs/emoji at equal wall time: table and figure; about an hour"
 	@echo "make test   every test (about 3 minutes)"
 	@echo "make lint   ruff"
 
@@ -18,6 +19,10 @@ $(VENV)/installed: requirements.txt pyproject.toml
 # DEMO=quick runs the whole path at reduced length.
 demo: $(VENV)/installed
 	@$(BIN)/python demo.py $(DEMO)
+
+# UNITS="minutes=1 only=token,par": see benchmarks/units.py.
+units: $(VENV)/installed
+	@$(BIN)/python benchmarks/units.py $(UNITS)
 
 test: $(VENV)/installed
 	@begin=$$(date +%s); $(BIN)/python -m pytest $(TESTS); status=$$?; \

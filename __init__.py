@@ -30,6 +30,13 @@ class CodeSpec:
         """N: codes of one image, scales concatenated coarse to fine."""
         return sum(prod(grid) for grid in self.grids)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one image's codes as a model sees them: (N,), (N, books) or, continuous, (N, C)."""
+        if not self.vocab:
+            return self.length, self.channels
+        return (self.length,) if len(self.vocab) == 1 else (self.length, len(self.vocab))
+
     @classmethod
     def from_dict(cls, d: dict) -> CodeSpec:
         """Rebuild a spec from JSON, where tuples have become lists."""

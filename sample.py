@@ -2,6 +2,8 @@
 
     python sample.py runs/demo/generator num_images=1000 guidance=2
     python sample.py runs/demo/generator classes=Flags,0,3 num_images=64 seed=7 out=samples/flags
+    python sample.py runs/emoji/randar unit.passes=20 order=spiral_out
+    python sample.py runs/emoji/masked image=face.png mask=left num_images=16 classes=0
 
 Writes images.npz (arr_0 uint8 NHWC, arr_1 labels), codes.npz, grid.png and sample.json. Image i is the same image for
 any batch_size, order or restart; the same command again continues a run that was stopped.
@@ -32,6 +34,11 @@ class Options:
     temperature: float = option(1.0, "0 = greedy")
     top_k: int = option(0, "0 = off")
     top_p: float = option(1.0, "1 = off")
+    unit: dict[str, Any] = option({}, "options of the unit that may change after training: unit.passes=20")
+    model: dict[str, Any] = option({}, "options of the model that may: model.flow_steps=50")
+    order: str = option("", "for units of any order: a scan order, or an .npy of slots [N] or [num_images, N]")
+    image: str = option("", "inpainting: the image whose codes are kept where the mask lets them")
+    mask: str = option("", "what to paint: left | right | top | bottom | centre, or an image file, white = paint")
     tokenizer: str = option("", "the tokenizer's run, if it is not where it was")
     device: str = option("auto", "auto = cuda if there is one, else cpu")
     precision: Literal["fp32", "bf16", "fp64"] = option("fp32", "of the generator's weights and cache")
@@ -57,29 +64,37 @@ def main(argv: list[str]) -> None:
 
     from pointillist.data.images import to_uint8
     from pointillist.sampling.labels import labels_of
-    from pointillist.sampling.laws import target
+    from pointillist.sampling.laws import Inpaint, Ordered, target
     from pointillist.sampling.noise import Noise
     from pointillist.sampling.trace import Trace
     from pointillist.training import checkpoint
-    from pointillist.training.load import load_generator, load_tokenizer, tokenizer_of, versions
+    from pointillist.training.given import given_codes, given_order
+    from pointillist.training.load import check_sampler, load_generator, load_tokenizer, tokenizer_of, versions
     from pointillist.training.samples import SampleFiles, git_commit
 
     # --------------------------------------------------------------------------------------------- generator, tokenizer
     device, folder = pick_device(options.device), checkpoint.locate(options.run)
-    generator, config = load_generator(folder, device)
+    generator, config = load_generator(folder, device, options.unit, options.model)
     tokenizer, _ = load_tokenizer(tokenizer_of(config, folder, options.tokenizer), device)
     generator.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[options.precision])
     o = options
+    check_sampler(o.sampler.name, generator)
+    sampler, noise, given = find("sampling", o.sampler.name), Noise(o.seed), {}
     law = target(generator, o.guidance, o.guidance_schedule, o.temperature, o.top_k, o.top_p)
-    sampler, noise = find("sampling", options.sampler.name), Noise(options.seed)
+    if o.order:
+        order, given["order_sha256"] = given_order(o.order, generator, o.num_images, device)
+        law = Ordered(law, order)
+    if o.image or o.mask:
+        codes, known, given["given_sha256"] = given_codes(o.image, o.mask, generator, tokenizer, config["image_size"])
+        law = Inpaint(law, codes, known)
 
     # --------------------------------------------------------------------------------------------------- labels, files
     names = config["classes"]
     labels = labels_of(options.classes, options.num_images, names, config["class_counts"], noise)
     request = {k: v for k, v in to_dict(options).items() if k not in FREE}
-    request |= {"checkpoint": config["sha256"], "step": config["step"]}
+    request |= {"checkpoint": config["sha256"], "step": config["step"], **given}
     out = Path(options.out or folder.parent / "samples")
-    files = SampleFiles(out, request, labels.numpy(), config["image_size"], generator.spec.length)
+    files = SampleFiles(out, request, labels.numpy(), config["image_size"], generator.spec)
     if files.is_finished:
         print(f"{out} is finished: {options.num_images} images; look at {out / 'grid.png'}")
         return
@@ -92,6 +107,7 @@ def main(argv: list[str]) -> None:
         cond = labels[images.cpu()].to(device)
         with trace.timed(device):
             codes = sampler.sample(law, cond, noise, images, trace, options.sampler)
+        codes = codes if generator.spec.vocab else codes.float()
         decoded = to_uint8(tokenizer.decode(codes)).cpu().numpy()
         files.write(images.cpu().numpy(), decoded, codes.cpu().numpy(), trace.summary())
         bar.update(len(images))

@@ -93,10 +93,9 @@ def main(argv: list[str]) -> None:
 
         model.train()
         values: dict[str, Any] = {}
-        batch = {k: v.chunk(o.accumulate) for k, v in task.batch(step).items()}
-        for part in range(o.accumulate):
+        for part in parts(task.batch(step), o.accumulate):
             with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-                losses = loss_of(**{k: v[part] for k, v in batch.items()})
+                losses = loss_of(**part)
             (losses["loss"] / o.accumulate).backward()
             values = {k: values.get(k, 0.0) + v.detach() / o.accumulate for k, v in losses.items()}
         norm = clip_grad_norm_(model.parameters(), o.clip)
@@ -147,6 +146,12 @@ def task_of(argv: list[str]) -> str:
 def seed_of(seed: int, step: int) -> int:
     """The seed of everything random in one step: no generator state needs saving."""
     return int.from_bytes(sha256(f"{seed}/{step}".encode()).digest()[:7])
+
+
+def parts(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """The batch in `count` equal parts; what is no tensor goes to each."""
+    chunks = {k: v.chunk(count) if hasattr(v, "chunk") else [v] * count for k, v in batch.items()}
+    return [{k: v[i] for k, v in chunks.items()} for i in range(count)]
 
 
 def catch_signals() -> list[int]:

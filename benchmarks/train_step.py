@@ -68,7 +68,7 @@ def attender(model: Generator, batch: int, device: torch.device) -> Callable[[],
     shape = model.transformer.shape
     size = (batch, model.plan.length, shape.num_heads, shape.head_dim)
     q, k, v = (torch.randn(size, device=device).bfloat16().transpose(1, 2).requires_grad_() for _ in range(3))
-    attend = model.attend(device)
+    attend = model.layout.attend(device)
 
     def go() -> None:
         attend(q, k, v).float().sum().backward()

@@ -123,6 +123,7 @@ def _quoted(base: DictConfig, key: str, value: str) -> str:
 
 
 def read_yaml(path: str | Path) -> dict:
+    """The values of a YAML file, on top of those of the file that its `base` key names, if any, beside it."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no configuration file {path}; those that ship are {', '.join(shipped_configs())}")
     try:
@@ -131,7 +132,11 @@ def read_yaml(path: str | Path) -> dict:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from None
     if not isinstance(loaded, DictConfig):
         raise ValueError(f"{path} must hold `key: value` lines, got a {type(loaded).__name__}")
-    return OmegaConf.to_container(loaded)
+    values = OmegaConf.to_container(loaded)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return OmegaConf.to_container(OmegaConf.merge(read_yaml(Path(path).parent / str(base)), values))
 
 
 def shipped_configs() -> list[str]:

@@ -1,8 +1,13 @@
-"""Dist: what a query returns. It knows how to draw codes from noise and how likely given codes are."""
+"""Dist: what a query returns, the law of the next codes. It can be drawn from, guided, warped and conditioned.
+
+Codes are [B, m, g] for one book, [B, m, g, K] for K books, [B, m, g, C] where they are continuous.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -12,26 +17,225 @@ from torch import Tensor
 class Noise(Protocol):
     """A stateless source of randomness (pointillist.sampling.noise.Noise)."""
 
+    def uniform(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor: ...
+
     def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor: ...
+
+    def normal(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor: ...
+
+
+class Dist(Protocol):
+    """passes: evaluations of the network that the query and one draw take together.
+
+    guided   rows [0, B) conditional, [B, 2B) unconditional -> the guided law of B rows, with scale [B, m]
+    warped   temperature, top-k and top-p; ValueError where the law has no such thing
+    given    the law of codes of which `known` [B, m, g] are fixed to `codes`
+    """
+
+    passes: int
+
+    def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor: ...
+
+    def log_prob(self, codes: Tensor) -> Tensor: ...
+
+    def guided(self, scale: Tensor) -> Dist: ...
+
+    def warped(self, temperature: float, top_k: int, top_p: float) -> Dist: ...
+
+    def given(self, codes: Tensor, known: Tensor) -> Dist: ...
+
+
+# ----------------------------------------------------------------------------------------------------------- discrete
 
 
 @dataclass
 class Categorical:
-    """Independent categorical laws. logits [B, m, g, V], fp32 or fp64; -inf is allowed for excluded tokens."""
+    """Independent categorical laws: logits [B, m, g, V], or [B, m, g, K, V] for K independent books.
+
+    fp32 or fp64; -inf excludes a token.
+    """
 
     logits: Tensor
+    passes = 1
 
     def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
-        """Draw codes [B, m, g]: argmax_v(log p_v + gumbel(image, slot, v)), in fp64 as the race's tail needs it.
+        """Draw codes: argmax_v(log p_v + gumbel(image, slot, v)), in fp64 as the race's tail needs it.
 
         images [B] and slots [B, m, g] key the noise: an image's codes depend neither on its batch nor on the sampler.
         """
-        gumbel = noise.gumbel("code", images[:, None, None].expand_as(slots), slots, self.logits.shape[-1])
-        return (self.logits.double() + gumbel).argmax(-1)
+        keys = slots if self.logits.ndim == 4 else book_keys(slots, self.logits.shape[3])
+        return race(self.logits, noise, images, keys)
 
     def log_prob(self, codes: Tensor) -> Tensor:
-        """Natural-log probability [B, m, g] of codes [B, m, g]."""
-        return torch.log_softmax(self.logits, dim=-1).gather(-1, codes[..., None]).squeeze(-1)
+        """Natural-log probability [B, m, g] of codes, all books together."""
+        chosen = torch.log_softmax(self.logits, dim=-1).gather(-1, codes[..., None]).squeeze(-1)
+        return chosen if self.logits.ndim == 4 else chosen.sum(-1)
+
+    def guided(self, scale: Tensor) -> Categorical:
+        return Categorical(guide(self.logits, scale))
+
+    def warped(self, temperature: float, top_k: int, top_p: float) -> Categorical:
+        return Categorical(warp(self.logits, temperature, top_k, top_p))
+
+    def given(self, codes: Tensor, known: Tensor) -> Categorical:
+        certain = torch.full_like(self.logits, float("-inf")).scatter_(-1, codes[..., None], 0.0)
+        known = known.view(*known.shape, *[1] * (self.logits.ndim - known.ndim))
+        return Categorical(torch.where(known, certain, self.logits))
+
+
+@dataclass
+class Chain:
+    """K books one after another: p(c_1) p(c_2 | c_1) .. from the hidden state [R, m, g, D] of a position.
+
+    next_book(hidden, codes [R, m, g, k]) gives the logits [R, m, g, V] of book k. `law` turns the logits of the
+    network's rows R into those of B images: guidance and warping, book by book.
+    """
+
+    hidden: Tensor
+    next_book: Callable[[Tensor, Tensor], Tensor]
+    books: int
+    law: Callable[[Tensor], Tensor] = lambda logits: logits
+    streams: int = 1  # R = streams * B
+    passes = 1
+
+    def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
+        keys = book_keys(slots, self.books)
+        codes = slots.new_empty(*slots.shape, 0)
+        for k in range(self.books):
+            code = race(self._logits(codes), noise, images, keys[..., k])
+            codes = torch.cat([codes, code[..., None]], dim=-1)
+        return codes
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        """[B, m, g] of codes [B, m, g, K]."""
+        books = (self._logits(codes[..., :k]).log_softmax(-1) for k in range(self.books))
+        return sum(p.gather(-1, codes[..., k, None]).squeeze(-1) for k, p in enumerate(books))
+
+    def _logits(self, codes: Tensor) -> Tensor:
+        return self.law(self.next_book(self.hidden, codes.repeat(self.streams, 1, 1, 1)))
+
+    def guided(self, scale: Tensor) -> Chain:
+        return replace(self, law=lambda logits: guide(self.law(logits), scale), streams=2 * self.streams)
+
+    def warped(self, temperature: float, top_k: int, top_p: float) -> Chain:
+        return replace(self, law=lambda logits: warp(self.law(logits), temperature, top_k, top_p))
+
+    def given(self, codes: Tensor, known: Tensor) -> Given:
+        return Given(self, codes, known)
+
+
+def race(logits: Tensor, noise: Noise, images: Tensor, keys: Tensor) -> Tensor:
+    """argmax over the last axis of logits [*keys, V] plus Gumbel noise keyed by images [B] and keys [B, ...]."""
+    images = images.view(-1, *[1] * (keys.ndim - 1)).expand_as(keys)
+    return (logits.double() + noise.gumbel("code", images, keys, logits.shape[-1])).argmax(-1)
+
+
+def book_keys(slots: Tensor, books: int) -> Tensor:
+    """[..., K] noise keys of the books at slots [...]."""
+    return slots[..., None] * books + torch.arange(books, device=slots.device)
+
+
+def guide(logits: Tensor, scale: Tensor) -> Tensor:
+    """unconditional + scale * (conditional - unconditional) of logits [2B, m, ...] with scale [B, m]."""
+    cond, null = logits.chunk(2)
+    scale = scale.view(*scale.shape, *[1] * (cond.ndim - 2)).to(cond.dtype)
+    return torch.where(null > float("-inf"), null + scale * (cond - null), null)  # -inf - -inf is not a number
+
+
+def warp(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Log-probabilities [..., V] up to a constant, -inf where excluded. The input is left untouched.
+
+    temperature 0 is greedy; top-k keeps every token that ties with the k-th; top-p keeps the token that crosses the
+    mass, as LlamaGen does.
+    """
+    if temperature == 0:  # greedy, the lowest token id on ties
+        best = torch.full_like(logits, float("-inf"))
+        return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
+    logits = logits / temperature
+    if 0 < top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
+    if top_p < 1:
+        ordered, index = logits.sort(dim=-1, descending=True)
+        mass = ordered.softmax(-1)
+        excluded = mass.cumsum(-1) - mass > top_p
+        logits = logits.masked_fill(excluded.scatter(-1, index, excluded), float("-inf"))
+    return logits
+
+
+# --------------------------------------------------------------------------------------------------------- continuous
+
+
+@dataclass
+class Flow:
+    """Continuous codes [B, m, g, C]: noise x_1 ~ N(0, I) carried to x_0 by dx/dt = velocity(x, t), t from 1 to 0.
+
+    Flow matching (Lipman et al., arXiv 2210.02747) on the straight path x_t = (1 - t) x_0 + t x_1, whose velocity is
+    x_1 - x_0. velocity(x [B, m, g, C], t) -> [B, m, g, C]; `steps` equal steps of Euler or Heun.
+
+    inner  evaluations happen inside a head, not in the network: a draw then costs one pass
+    """
+
+    velocity: Callable[[Tensor, float], Tensor]
+    channels: int
+    steps: int
+    heun: bool = False
+    inner: bool = False
+    temperature: float = 1.0
+
+    @property
+    def passes(self) -> int:
+        return 1 if self.inner else 2 * self.steps - 1 if self.heun else self.steps
+
+    def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
+        images = images.view(-1, 1, 1).expand_as(slots)
+        x = self.temperature * noise.normal("code", images, slots, self.channels)  # [B, m, g, C] fp64
+        times = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64).tolist()
+        for t, until in pairwise(times):
+            v = self.velocity(x, t)
+            ahead = x + (until - t) * v
+            if self.heun and until > 0:
+                v = (v + self.velocity(ahead, until)) / 2
+                ahead = x + (until - t) * v
+            x = ahead
+        return x
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        raise ValueError("a flow's density is not computed here; use a unit with discrete codes for likelihoods")
+
+    def guided(self, scale: Tensor) -> Flow:
+        def velocity(x: Tensor, t: float) -> Tensor:
+            return guide(self.velocity(torch.cat([x, x]), t), scale)
+
+        return replace(self, velocity=velocity)
+
+    def warped(self, temperature: float, top_k: int, top_p: float) -> Flow:
+        if top_k or top_p != 1:
+            raise ValueError(f"continuous codes have no top_k or top_p, got {top_k} and {top_p}; leave them off")
+        return replace(self, temperature=temperature)
+
+    def given(self, codes: Tensor, known: Tensor) -> Given:
+        return Given(self, codes, known)
+
+
+@dataclass
+class Given:
+    """Draws from `law`, then puts the known codes in their places."""
+
+    law: Chain | Flow
+    codes: Tensor
+    known: Tensor
+
+    @property
+    def passes(self) -> int:
+        return self.law.passes
+
+    def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
+        drawn = self.law.sample(noise, images, slots)
+        return torch.where(self.known[..., None], self.codes.to(drawn.dtype), drawn)
+
+    def log_prob(self, codes: Tensor) -> Tensor:
+        same = torch.where((codes == self.codes).all(-1), 0.0, float("-inf"))
+        return torch.where(self.known, same, self.law.log_prob(codes))
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

@@ -6,19 +6,20 @@ rows of the same mask. `query(m=1)` is ancestral decoding, `query(m > 1)` with a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
-from pointillist.models.attention import Attend, planned
-from pointillist.models.dist import Categorical, Noise, at_least_fp32
+from pointillist.models.dist import Dist, Noise
+from pointillist.models.heads import CodeEmbedding, head_of
+from pointillist.models.layout import Index, Layout
 from pointillist.models.plan import COND, LEARNED, Plan
-from pointillist.models.rope import rope_table
 from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
+
+SAMPLING = {"flow_steps"}  # options that may change after training
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Options:
     dropout: float = 0.1  # of what attention and feed-forward add to the residual stream
     token_dropout: float = 0.1  # of the embedded sequence
     label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
+    books: Literal["parallel", "chain"] = "parallel"  # several books a code: at once, or each given those before
+    flow_steps: int = 25  # of the solver that draws continuous codes
     attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # in training; see models/attention.py
 
     def __post_init__(self) -> None:
@@ -41,6 +44,8 @@ class Options:
         for name in ("dropout", "token_dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.flow_steps < 1:
+            raise ValueError(f"model.flow_steps must be at least 1, got {self.flow_steps}")
 
     def shape(self) -> Shape:
         """Raises ValueError for an unknown size or widths that do not divide."""
@@ -57,29 +62,19 @@ class Options:
 
 
 @dataclass
-class Index:
-    """A plan's index tensors with a batch axis: 1 for a fixed plan, B where each image has its own order.
-
-    reads [B | 1, L, R], at [B | 1, L], place_of [B | 1, N]
-    """
-
-    reads: Tensor
-    at: Tensor
-    place_of: Tensor
-
-
-@dataclass
 class State:
     """Decoding state of B images. `length` is the truth; codes and caches beyond it are scratch.
 
+    images   [B] global indices
     order    [B, N] per-image order of the slots, or None where the plan's own is everyone's
     length   [B] committed groups
     longest  an upper bound of length, known without asking the device
-    codes    [B, N + 1] by slot; the last column takes what has no slot (-1)
+    codes    [B, N + 1], [B, N + 1, K] or [B, N + 1, C] by slot; the last row takes what has no slot (-1)
     slots    [B, m, g] of the latest query, which commit() writes to
     """
 
     cond: Tensor
+    images: Tensor
     length: Tensor
     codes: Tensor
     caches: list[Cache]
@@ -88,97 +83,96 @@ class State:
     longest: int = 0
     slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
+    def put(self, slots: Tensor, codes: Tensor) -> None:
+        """Write codes [B, m, g, ...] to slots [B, m, g]."""
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
+        self.codes[rows, slots.flatten(1)] = codes.flatten(1, 2).to(self.codes.dtype)
+
 
 class Generator(nn.Module):
-    """p(codes | class) for one book of discrete codes and any unit with a fixed plan.
+    """p(codes | class) for codes of any kind and any unit with a fixed plan.
 
     A unit that needs more than its plan defines a subclass of this name in its own file; `unit` are its options.
-
-    Raises ValueError for codes that the network cannot hold (continuous, several books).
     """
 
     streams = 1  # forward rows an image
+    any_order = False  # start() takes per-image orders
+    any_subset = False  # query() gives the law of any unknown slots given any known ones
+    modulated = False  # the transformer is: AdaLN
+    reads_lift = False  # the constructor takes the tokenizer's lift
 
     def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Any = None) -> None:
         super().__init__()
-        if len(spec.vocab) != 1:
-            raise ValueError(
-                f"this generator predicts one book of discrete codes; the tokenizer has vocab {spec.vocab}"
-            )
         assert plan.num_codes == spec.length, f"plan predicts {plan.num_codes} codes, the tokenizer has {spec.length}"
         self.options, self.unit, self.spec, self.plan, self.num_classes = options, unit, spec, plan, num_classes
-        shape, vocab = options.shape(), spec.vocab[0]
-        self.code_embedding = nn.Embedding(vocab, shape.dim)
+        shape = replace(options.shape(), modulated=self.modulated)
+        self.code_embedding = (
+            CodeEmbedding(spec.vocab, shape.dim) if spec.vocab else nn.Linear(spec.channels, shape.dim)
+        )
         self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
         self.learned = nn.Embedding(plan.num_learned, shape.dim) if plan.num_learned else None
         self.embedding_drop = nn.Dropout(options.token_dropout)
         self.transformer = Transformer(shape)
-        self.head = nn.Linear(shape.dim, vocab, bias=False)
-        for name in ("reads", "at", "place_of", "mask", "starts", "decoded_before"):
-            self.register_buffer(name, getattr(plan, name), persistent=False)
-        self._rope: dict[torch.device, Tensor] = {}
-        self._attend: dict[torch.device, Attend] = {}
+        self.head = head_of(spec, shape.dim, options.books == "chain", options.flow_steps)
+        self.layout = self.new_layout(plan)
         self.apply(_initialise)
-        nn.init.zeros_(self.head.weight)  # LlamaGen: the untrained model is uniform, its loss is log V
+        for name, weight in self.head.named_parameters():
+            if name in ("weight", "write.weight", "write.bias") or "modulate" in name:
+                nn.init.zeros_(weight)  # LlamaGen: the untrained model is uniform, its loss is log V
+
+    def new_layout(self, plan: Plan) -> Layout:
+        return Layout(plan, self.options.attention, self.options.shape().head_dim)
 
     # ------------------------------------------------------------------------------------------------------- training
 
     def forward(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits [B, N, V], by slot, of codes [B, N] given classes cond [B] (num_classes = null).
+        """Teacher-forced logits by slot, [B, N, V] or [B, N, K, V], of codes [B, N] or [B, N, K] given classes
+        cond [B] (num_classes = null). Continuous codes [B, N, C]: the hidden states [B, N, D] that their laws hang on.
 
         order [B, N] gives each image its own order: what the plan says of slot j then holds for slot order[j].
         """
-        index = self.indices(order)
-        x = self.embedding_drop(self.embed(codes, cond, index.reads, index.at))  # [B, L, D]
-        x = self.transformer(x, self.rope(index.at), self.attend(x.device))
-        return self.head(torch.take_along_dim(x, index.place_of[..., None], dim=1))
+        return self.head(self.hidden(codes, cond, order), codes)
 
-    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
-        """Mean cross-entropy in nats a code. In training the class is dropped with options.label_dropout."""
-        if self.training and self.options.label_dropout:
-            dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
-            cond = cond.masked_fill(dropped, self.num_classes)
-        logits = self(codes, cond, order)
-        return {"loss": F.cross_entropy(at_least_fp32(logits).flatten(0, 1), codes.flatten())}
+    def loss(
+        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Mean loss of a code: nats, or the squared error of a flow. In training the class is dropped with
+        options.label_dropout. progress in [0, 1] is the share of the training done, for units that change on the way.
+        """
+        return {"loss": self.head.loss(self.hidden(codes, self.drop(cond), order), codes).mean()}
 
-    def indices(self, order: Tensor | None = None) -> Index:
-        """The plan's index tensors, permuted by order [B, N] if there is one."""
-        if order is None:
-            return Index(self.reads[None], self.at[None], self.place_of[None])
-        batch = len(order)
-        reads, at = self.reads.expand(batch, -1, -1), self.at.expand(batch, -1)
-        moved = order.gather(1, reads.clamp_min(0).flatten(1)).view_as(reads)
-        return Index(
-            reads=torch.where(reads >= 0, moved, reads),
-            at=torch.where(at >= 0, order.gather(1, at.clamp_min(0)), at),
-            place_of=torch.empty_like(order).scatter_(1, order, self.place_of.expand(batch, -1)),
-        )
+    def drop(self, cond: Tensor) -> Tensor:
+        """cond [B] with the null class for a share of the images, in training."""
+        if not (self.training and self.options.label_dropout):
+            return cond
+        dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
+        return cond.masked_fill(dropped, self.num_classes)
 
-    def attend(self, device: torch.device) -> Attend:
-        if device not in self._attend:
-            self._attend[device] = planned(self.plan, self.options.attention, device)
-        return self._attend[device]
+    def hidden(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, layout: Layout | None = None) -> Tensor:
+        """[B, N, D] by slot: what the head makes each code's law of."""
+        layout = layout or self.layout
+        index = layout.index(order)
+        x = self.embedding_drop(self.embed(codes, cond, index))  # [B, L, D]
+        x = self.transformer(x, layout.rope(index.at), layout.attend(x.device))
+        return torch.take_along_dim(x, index.place_of[..., None], dim=1)
 
-    def rope(self, at: Tensor) -> Tensor:
-        """Rotary rows [B | 1, W, d / 2, 2] of places that stand at `at`; fp32 even where the weights are bf16."""
-        if at.device not in self._rope:
-            nowhere = torch.tensor([[-1, -1]])  # the last row, which at = -1 finds
-            table = rope_table(torch.cat([self.plan.grid, nowhere]), self.transformer.shape.head_dim)
-            self._rope[at.device] = table.to(at.device)
-        return self._rope[at.device][at]
-
-    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor, at: Tensor) -> Tensor:
-        """What places read: codes [B, N], cond [B], reads [B | 1, W, R], at [B | 1, W] -> [B, W, D]."""
-        places, per_place = reads.shape[1:]
-        slots = reads.expand(len(codes), -1, -1).flatten(1)  # [B, W * R]
-        x = self.code_embedding(codes.gather(1, slots.clamp_min(0))).unflatten(1, (places, per_place))
+    def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
+        """What places read: codes [B, N, ...], cond [B], W places of the index -> [B, W, D]."""
+        places, per_place = index.reads.shape[1:]
+        slots = index.reads.expand(len(codes), -1, -1).flatten(1)  # [B, W * R]
+        rows = torch.arange(len(codes), device=codes.device)[:, None]
+        x = self.read(codes[rows, slots.clamp_min(0)]).unflatten(1, (places, per_place))
         if per_place > 1:
-            real = (reads >= 0)[..., None]
+            real = (index.reads >= 0)[..., None]
             x = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp_min(1)
-        x, first = x[:, :, 0], reads[..., :1]
+        x, first = x[:, :, 0], index.reads[..., :1]
         if self.learned is not None:
             x = torch.where(first <= LEARNED, self.learned((LEARNED - first[..., 0]).clamp_min(0)), x)
         return torch.where(first == COND, self.class_embedding(cond)[:, None], x)
+
+    def read(self, codes: Tensor) -> Tensor:
+        """Codes [B, W] or [B, W, K] of int64, or [B, W, C] of any float type -> [B, W, D]."""
+        return self.code_embedding(codes if self.spec.vocab else codes.to(self.code_embedding.weight.dtype))
 
     # ------------------------------------------------------------------------------------------------------- decoding
 
@@ -190,20 +184,33 @@ class Generator(nn.Module):
         """Per-image orders [B, N] of images [B]; None: the plan's own order is everyone's."""
         return None
 
-    def start(self, cond: Tensor, images: Tensor, noise: Noise) -> State:
-        """A fresh state for images [B] (global indices) of classes cond [B]. The first query feeds the condition."""
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> State:
+        """A fresh state for images [B] (global indices) of classes cond [B]. The first query feeds the condition.
+
+        order [B, N] replaces the unit's own order; ValueError where the unit's is fixed.
+        """
         if bool(((cond < 0) | (cond > self.num_classes)).any()):
             last = self.num_classes - 1
             raise ValueError(f"classes must lie in 0..{last} ({self.num_classes} = null), got {cond.unique().tolist()}")
-        order = self.order(images, noise)
+        if order is not None and not self.any_order:
+            raise ValueError(f"unit={self.unit.name} decodes in a fixed order; no other can be asked for")
+        order = self.order(images, noise) if order is None else order
         return State(
             cond=cond,
+            images=images,
             length=torch.zeros_like(cond),
-            codes=cond.new_zeros(len(cond), self.plan.num_codes + 1),
+            codes=self.blank(cond),
             caches=self.transformer.new_caches(len(cond), self.plan.length),
-            index=self.indices(order),
+            index=self.layout.index(order),
             order=order,
         )
+
+    def blank(self, cond: Tensor) -> Tensor:
+        """Codes [B, N + 1, ...] before anything is decoded."""
+        shape, books = (len(cond), self.plan.num_codes + 1), len(self.spec.vocab)
+        if not books:
+            return torch.zeros(*shape, self.spec.channels, dtype=torch.float64, device=cond.device)
+        return cond.new_zeros(shape if books == 1 else (*shape, books))
 
     def groups(self, state: State) -> list[Tensor]:
         """The default schedule: slots [B, g] in decode order."""
@@ -212,48 +219,51 @@ class Generator(nn.Module):
 
     def decoded(self, state: State, m: int) -> Tensor:
         """[B, m] codes decoded before each of the next m groups: what slot schedules are functions of."""
+        before = self.layout.decoded_before
         group = state.length[:, None] + torch.arange(m, device=state.length.device)
-        return self.decoded_before[group.clamp_max(len(self.decoded_before) - 1)]
+        return before[group.clamp_max(len(before) - 1)]
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Categorical:
-        """One pass: the laws [B, m, g, V] of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
+    def step_share(self, state: State, m: int) -> Tensor:
+        """[B, m] in [0, 1]: which of the unit's steps each of the next m groups is, the last one 1."""
+        last = max(len(self.layout.decoded_before) - 2, 1)
+        group = state.length[:, None] + torch.arange(m, device=state.length.device)
+        return (group / last).clamp_max(1)
 
-        draft [B, m - 1, g] guesses the first m - 1 of them; the law of group i holds if the guesses before it do.
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
+        """One pass: the laws of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
+
+        draft [B, m - 1, g, ...] guesses the first m - 1 of them; the law of group i holds if the guesses before it do.
         Nothing is committed: guesses and their keys are overwritten by the next pass unless commit() keeps them.
         """
         m, g = slots.shape[1:]
         assert (m == 1) == (draft is None), "a window of m groups needs a draft of m - 1"
-        state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread column
+        state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread row
         if draft is not None:
-            state.codes.scatter_(1, state.slots[:, :-1].flatten(1), draft.flatten(1))
-        first = self.starts[state.length]  # [B]
-        last = state.longest + m
-        width = self._width(state, m)
+            state.put(state.slots[:, :-1], draft)
+        layout, first = self.layout, self.layout.starts[state.length]  # [B]
+        last, width = state.longest + m, self.layout.width(state.length, m)
         places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
         until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
-        reads = torch.take_along_dim(state.index.reads, places[..., None], dim=1)
-        at = torch.take_along_dim(state.index.at, places, dim=1)
-        x = self.embed(state.codes, state.cond, reads, at)
-        x = self.transformer.decode(x, self.rope(at), self.mask[places, :until], state.caches, places)
+        index = state.index.window(places)
+        x = self.embed(state.codes, state.cond, index)
+        x = self.transformer.decode(x, layout.rope(index.at), layout.mask[places, :until], state.caches, places)
         wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
         wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
-        logits = self.head(torch.take_along_dim(x, wanted[..., None], dim=1))
-        return Categorical(at_least_fp32(logits).unflatten(1, (m, g)))
-
-    def _width(self, state: State, m: int) -> int:
-        """W, places of the widest window of m steps in the batch."""
-        steps = self.plan.starts.diff()
-        if bool((steps == steps[0]).all()):
-            return m * int(steps[0])
-        return int((self.starts[(state.length + m).clamp_max(len(steps))] - self.starts[state.length]).max())
+        return self.head.dist(torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g)))
 
     def commit(self, state: State, codes: Tensor, keep: Tensor | int) -> None:
-        """Append the first keep[b] in 0..m groups of codes [B, m, g] to each image; the rest becomes scratch."""
-        state.codes.scatter_(1, state.slots.flatten(1), codes.flatten(1))
+        """Append the first keep[b] in 0..m groups of codes [B, m, g, ...] to each image; the rest becomes scratch."""
+        state.put(state.slots, codes)
         state.length = state.length + keep
         state.longest = state.longest + keep if isinstance(keep, int) else int(state.length.max())
+
+    def finish(self, state: State) -> Tensor:
+        """Codes [B, N, ...] in the tokenizer's order, after the last group."""
+        return state.codes[:, :-1]
 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
+        if getattr(module, "bias", None) is not None:
+            nn.init.zeros_(module.bias)

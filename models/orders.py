@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -74,3 +75,16 @@ def random(height: int, width: int) -> Tensor:
 ORDERS: dict[str, Callable[[int, int], Tensor]] = {
     f.__name__: f for f in (raster, column, snake, spiral_in, spiral_out, hilbert, subsample, random)
 }
+
+
+def pass_sizes(length: int, passes: int) -> list[int]:
+    """Codes decoded in each pass: after pass c about (1 - cos(pi/2 (c + 1) / passes)) of them are there (RandAR, and
+    MaskGIT's cosine schedule read from the other end); passes = 0 is one code a pass."""
+    if not passes:
+        return [1] * length
+    sizes, done = [1], 1
+    while done < length:
+        target = int((1 - math.cos(math.pi / 2 * (len(sizes) + 1) / passes)) * length + 1)
+        sizes.append(min(max(min(target, length) - done, 1), length - done))
+        done += sizes[-1]
+    return sizes

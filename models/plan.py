@@ -120,10 +120,14 @@ def positions(spec: CodeSpec) -> Tensor:
     return torch.cat([of(grid) for grid in spec.grids])
 
 
+class Misfit(ValueError):
+    """A unit that cannot predict codes of this shape."""
+
+
 def plane(spec: CodeSpec, unit: str) -> tuple[int, int]:
-    """(height, width) of codes on one plane. Raises ValueError for other shapes."""
+    """(height, width) of codes on one plane. Raises Misfit for other shapes."""
     if len(spec.grids) != 1 or len(spec.grids[0]) != 2:
-        raise ValueError(f"unit={unit} needs codes on one plane, these lie on {spec.grids}; unit=token fits them")
+        raise Misfit(f"unit={unit} needs codes on one plane, this tokenizer's lie on {spec.grids}")
     return spec.grids[0]
 
 

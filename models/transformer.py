@@ -5,6 +5,7 @@ With default options it is LlamaGen's network (Sun et al., arXiv 2406.06525), to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,7 @@ class Shape:
     num_kv_heads: int
     qk_norm: bool = False
     dropout: float = 0.0
+    modulated: bool = False  # AdaLN-zero: forward and decode take a modulation
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.num_heads, self.num_kv_heads) < 1:
@@ -139,6 +141,12 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
+    """Pre-norm attention and feed-forward.
+
+    A modulated block scales and shifts what its branches read and gates what they add (AdaLN-zero, Peebles & Xie,
+    arXiv 2212.09748): by its own vectors plus a modulation that all blocks share (VAR's shared AdaLN).
+    """
+
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(shape.dim)
@@ -146,14 +154,30 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(shape.dim)
         self.ffn = FeedForward(shape)
         self.drop = nn.Dropout(shape.dropout) if shape.dropout else nn.Identity()
+        self.own = nn.Parameter(torch.zeros(6, shape.dim)) if shape.modulated else None
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
-        x = x + self.drop(self.attention(self.attention_norm(x), rope, attend))
-        return x + self.drop(self.ffn(self.ffn_norm(x)))
+    def forward(self, x: Tensor, rope: Tensor, attend: Attend, modulation: Tensor | None = None) -> Tensor:
+        return self._through(x, modulation, lambda y: self.attention(y, rope, attend))
 
-    def decode(self, x: Tensor, rope: Tensor, attend: Attend, cache: Cache, places: Tensor, until: int) -> Tensor:
-        x = x + self.attention.decode(self.attention_norm(x), rope, attend, cache, places, until)
-        return x + self.ffn(self.ffn_norm(x))
+    def decode(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        attend: Attend,
+        cache: Cache,
+        places: Tensor,
+        until: int,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
+        return self._through(x, modulation, lambda y: self.attention.decode(y, rope, attend, cache, places, until))
+
+    def _through(self, x: Tensor, modulation: Tensor | None, attention: Callable[[Tensor], Tensor]) -> Tensor:
+        if self.own is None:
+            x = x + self.drop(attention(self.attention_norm(x)))
+            return x + self.drop(self.ffn(self.ffn_norm(x)))
+        scale1, shift1, gate1, scale2, shift2, gate2 = (modulation + self.own).unbind(-2)
+        x = x + gate1 * self.drop(attention(self.attention_norm(x) * (1 + scale1) + shift1))
+        return x + gate2 * self.drop(self.ffn(self.ffn_norm(x) * (1 + scale2) + shift2))
 
 
 class Transformer(nn.Module):
@@ -165,17 +189,25 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.depth))
         self.norm = RMSNorm(shape.dim)
 
-    def forward(self, x: Tensor, rope: Tensor, attend: Attend) -> Tensor:
-        """x [B, L, D], rope [L, d / 2, 2] -> [B, L, D]."""
+    def forward(self, x: Tensor, rope: Tensor, attend: Attend, modulation: Tensor | None = None) -> Tensor:
+        """x [B, L, D], rope [L, d / 2, 2], modulation [B, L, 6, D] where the shape has it -> [B, L, D]."""
         for block in self.blocks:
-            x = block(x, rope, attend)
+            x = block(x, rope, attend, modulation)
         return self.norm(x)
 
-    def decode(self, x: Tensor, rope: Tensor, mask: Tensor, caches: list[Cache], places: Tensor) -> Tensor:
+    def decode(
+        self,
+        x: Tensor,
+        rope: Tensor,
+        mask: Tensor,
+        caches: list[Cache],
+        places: Tensor,
+        modulation: Tensor | None = None,
+    ) -> Tensor:
         """A window x [B, W, D] at places [B, W] -> [B, W, D]; mask [B, W, K] over the first K places of the cache."""
         attend = masked(mask[:, None])
         for block, cache in zip(self.blocks, caches, strict=True):
-            x = block.decode(x, rope, attend, cache, places, mask.shape[-1])
+            x = block.decode(x, rope, attend, cache, places, mask.shape[-1], modulation)
         return self.norm(x)
 
     def new_caches(self, batch: int, length: int) -> list[Cache]:

@@ -19,7 +19,7 @@ class Options:
 
 @torch.inference_mode()
 def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, options: Options) -> Tensor:
-    """Codes [B, N] of images [B] (global indices, which key the noise) with conditions cond [B]."""
+    """Codes [B, N, ...] of images [B] (global indices, which key the noise) with conditions cond [B]."""
     state = law.start(cond, images, noise)
     groups = law.groups(state)
     for group in groups:
@@ -28,4 +28,4 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
         law.commit(state, dist.sample(noise, images, slots), keep=1)
     trace.kept(1, len(groups) * len(cond))
     trace.finished(len(groups), len(cond))
-    return state.codes[:, :-1]
+    return law.finish(state)

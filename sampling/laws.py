@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pointillist.models.dist import Categorical, Noise
+from pointillist.models.dist import Dist, Noise
 
-# Share r in [0, 1) of the codes decoded before a group -> how far guidance has grown from 1 to its full scale.
+# Share r in [0, 1] of the image decoded before a group -> how far guidance has grown from 1 to its full scale.
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "constant": torch.ones_like,
-    "linear": lambda r: r,  # RandAR, MAR
+    "linear": lambda r: r,  # RandAR, MAR: r counts codes
     "cosine": lambda r: (1 - torch.cos(math.pi * r)) / 2,  # RAR with power 1
+    "steps": lambda r: r,  # VAR's scales, xAR's cells: r counts the unit's steps, and reaches 1 at the last
 }
 
 
@@ -49,6 +50,10 @@ class GuidedState:
     def codes(self) -> Tensor:
         return self.both.codes.chunk(2)[0]
 
+    @property
+    def images(self) -> Tensor:
+        return self.both.images.chunk(2)[0]
+
 
 @dataclass
 class Guided(Law):
@@ -58,9 +63,12 @@ class Guided(Law):
     schedule: str = "constant"
     streams = 2
 
-    def start(self, cond: Tensor, images: Tensor, noise: Noise) -> GuidedState:
-        both = torch.cat([cond, self.generator.null(cond)])
-        return GuidedState(self.generator.start(both, torch.cat([images, images]), noise))
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> GuidedState:
+        both, orders = (
+            torch.cat([cond, self.generator.null(cond)]),
+            None if order is None else torch.cat([order, order]),
+        )
+        return GuidedState(self.generator.start(both, torch.cat([images, images]), noise, orders))
 
     def groups(self, state: GuidedState) -> list[Tensor]:
         return [group.chunk(2)[0] for group in self.generator.groups(state.both)]
@@ -68,16 +76,28 @@ class Guided(Law):
     def decoded(self, state: GuidedState, m: int) -> Tensor:
         return self.generator.decoded(state.both, m).chunk(2)[0]
 
-    def query(self, state: GuidedState, slots: Tensor, draft: Tensor | None = None) -> Categorical:
-        share = self.decoded(state, slots.shape[1]) / self.spec.length  # [B, m], in [0, 1)
-        scale = 1 + (self.scale - 1) * SCHEDULES[self.schedule](share)
+    def query(self, state: GuidedState, slots: Tensor, draft: Tensor | None = None) -> Dist:
+        m = slots.shape[1]
+        if self.schedule == "steps":
+            share = self.generator.step_share(state.both, m).chunk(2)[0]
+        else:
+            share = self.decoded(state, m) / self.plan.num_codes
+        scale = 1 + (self.scale - 1) * SCHEDULES[self.schedule](share)  # [B, m]
         twice = None if draft is None else torch.cat([draft, draft])
-        cond, null = self.generator.query(state.both, torch.cat([slots, slots]), twice).logits.chunk(2)
-        return Categorical(null + scale[..., None, None].to(null.dtype) * (cond - null))
+        return self.generator.query(state.both, torch.cat([slots, slots]), twice).guided(scale)
 
     def commit(self, state: GuidedState, codes: Tensor, keep: Tensor | int) -> None:
         both = keep if isinstance(keep, int) else torch.cat([keep, keep])
         self.generator.commit(state.both, torch.cat([codes, codes]), both)
+
+    def known(self, state: GuidedState) -> Tensor:
+        return self.generator.known(state.both).chunk(2)[0]
+
+    def reveal(self, state: GuidedState, codes: Tensor, known: Tensor) -> None:
+        self.generator.reveal(state.both, torch.cat([codes, codes]), torch.cat([known, known]))
+
+    def finish(self, state: GuidedState) -> Tensor:
+        return self.generator.finish(state.both).chunk(2)[0]
 
 
 @dataclass
@@ -88,29 +108,69 @@ class Warp(Law):
     top_k: int = 0
     top_p: float = 1.0
 
-    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Categorical:
-        return Categorical(
-            warp(self.generator.query(state, slots, draft).logits, self.temperature, self.top_k, self.top_p)
-        )
+    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Dist:
+        return self.generator.query(state, slots, draft).warped(self.temperature, self.top_k, self.top_p)
 
 
-def warp(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Log-probabilities [..., V] up to a constant, -inf where excluded. The input is left untouched.
+@dataclass
+class Ordered(Law):
+    """A law decoded in orders [images, N] by global image index, or [1, N] for all."""
 
-    top-k keeps every token that ties with the k-th; top-p keeps the token that crosses the mass, as LlamaGen does.
+    orders: Tensor
+
+    def order(self, images: Tensor, noise: Noise) -> Tensor:
+        return of_images(self.orders, images)
+
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> Any:
+        return self.generator.start(cond, images, noise, self.order(images, noise) if order is None else order)
+
+
+@dataclass
+class Inpaint(Law):
+    """The law of the unknown codes given the known ones, for every sampler: known codes are certain.
+
+    codes [images, N, ...] by global image index or [1, N, ...] for all, known [images | 1, N] bool. A unit of any order
+    decodes the known codes first. One of fixed order can only be asked for what it decodes after them.
     """
-    if temperature == 0:  # greedy, the lowest token id on ties
-        best = torch.full_like(logits, float("-inf"))
-        return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
-    logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
-    if top_p < 1:
-        ordered, index = logits.sort(dim=-1, descending=True)
-        mass = ordered.softmax(-1)
-        excluded = mass.cumsum(-1) - mass > top_p
-        logits = logits.masked_fill(excluded.scatter(-1, index, excluded), float("-inf"))
-    return logits
+
+    codes: Tensor
+    known: Tensor
+
+    def __post_init__(self) -> None:
+        assert can_keep(self.generator, self.known), "this unit would paint codes before it sees those that are kept"
+
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> Any:
+        codes, known = of_images(self.codes, images), of_images(self.known, images)
+        if self.any_order:
+            order = self.generator.order(images, noise) if order is None else order
+            order = order.gather(1, (~known).gather(1, order).long().argsort(dim=-1, stable=True))
+        state = self.generator.start(cond, images, noise, order)
+        if self.any_subset:
+            self.generator.reveal(state, codes, known)
+        return state
+
+    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Dist:
+        rows, asked = torch.arange(len(slots), device=slots.device)[:, None, None], slots.clamp_min(0)
+        codes, known = (of_images(x, state.images)[rows, asked] for x in (self.codes, self.known))
+        return self.generator.query(state, slots, draft).given(codes, known)
+
+
+def of_images(values: Tensor, images: Tensor) -> Tensor:
+    """Rows [B, ...] of values [1 | all images, ...]."""
+    return values.expand(len(images), *values.shape[1:]) if len(values) == 1 else values[images]
+
+
+def can_keep(generator: Any, known: Tensor) -> bool:
+    """Does every code to be painted see the known ones, [images | 1, N] bool? In any order it can; a plan must decode
+    it after, or together with, the last known one: codes of one step are independent given those before."""
+    if generator.plan.num_codes != known.shape[1]:
+        return False  # other codes are decoded on the way
+    if generator.any_order:
+        return True
+    step = generator.plan.step[generator.plan.place_of].to(known.device)
+    last_known = torch.where(known, step, -1).amax(1)
+    first_painted = torch.where(known, len(step), step).amin(1)
+    return bool((first_painted >= last_known).all())
 
 
 def target(generator: Any, guidance: float, schedule: str, temperature: float, top_k: int, top_p: float) -> Any:

@@ -37,6 +37,10 @@ class Noise:
         """fp64 standard Gumbel numbers, as `uniform`: argmax(log p + gumbel) is a draw from p."""
         return -torch.log(-torch.log(self.uniform(stream, images, slots, tokens)))
 
+    def normal(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
+        """fp64 standard normal numbers, as `uniform`."""
+        return torch.special.ndtri(self.uniform(stream, images, slots, tokens))
+
 
 def _mix(x: Tensor) -> Tensor:
     """The splitmix64 finaliser (Steele, Lea & Flood, OOPSLA 2014) in wrapping int64 arithmetic."""

@@ -32,10 +32,11 @@ class Trace:
 
     def query(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
         """law.query, counted."""
+        dist = law.query(state, slots, draft)
         self.streams = law.streams
-        self.passes += 1
-        self.codes_fed += slots.numel() * self.streams
-        return law.query(state, slots, draft)
+        self.passes += dist.passes
+        self.codes_fed += slots.numel() * self.streams * dist.passes
+        return dist
 
     def kept(self, groups: int, times: int) -> None:
         """`times` images kept `groups` groups from a pass before which they were unfinished."""

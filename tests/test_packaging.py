@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pointillist.configs.options import ROOT, choices, describe, find, load, shipped_configs
+from pointillist.configs.options import ROOT, choices, describe, find, load, read_yaml, shipped_configs
 from pointillist.training.options import TrainOptions
 
 FLOORS = {
@@ -104,8 +104,7 @@ def test_every_option_is_read_somewhere(where):
 
 @pytest.mark.parametrize("config", shipped_configs())
 def test_every_shipped_config_is_valid(config):
-    text = (ROOT / config).read_text(encoding="utf-8")
-    task = re.search(r"^task: (\w+)", text, re.M).group(1)
+    task = read_yaml(ROOT / config)["task"]
     options = load(find("training/tasks", task).Options, ROOT / config)
     assert isinstance(options, TrainOptions) and options.steps > 0
 

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from pointillist import CodeSpec
+from pointillist.models.dist import warp
 from pointillist.models.generator import Generator, Options
+from pointillist.models.orders import pass_sizes
 from pointillist.models.units import par, randar, token
 from pointillist.sampling import ancestral
-from pointillist.sampling.laws import target, warp
+from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 
@@ -116,8 +118,8 @@ def test_the_identity_rotation_for_the_condition_is_a_different_model(system):
     """Control: cos = 1 for the class token, the natural mistake, changes every logit."""
     generator, cases, _ = load(system)
     codes, labels, _ = teacher(system, cases)
-    generator.rope(generator.at)
-    generator._rope[labels.device][-1, :, 0] = 1.0
+    generator.layout.rope(generator.layout.at)
+    generator.layout._rope[labels.device][-1, :, 0] = 1.0
     assert (generator(codes, labels) - cases["forward.logits"]).abs().max() > 0.05
 
 
@@ -167,7 +169,7 @@ def test_randar_pass_sizes_are_the_published_ones():
     assert tables
     for name in tables:
         length, passes = (int(x[5:]) for x in name.removeprefix("schedule.").split("_"))
-        assert randar.pass_sizes(length, passes) == cases[name].tolist()
+        assert pass_sizes(length, passes) == cases[name].tolist()
 
 
 @pytest.mark.parametrize("name", ["t09_k10", "p08", "k20_p09", "t07_k5_p05", "none"])

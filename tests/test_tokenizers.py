@@ -1,13 +1,23 @@
-"""Quantisers, the convolutional tokenizer and the k-means floor."""
+"""Quantisers, what every tokenizer keeps to, folded and continuous codes, the k-means floor."""
 
 from __future__ import annotations
 
+from math import exp, log
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from pointillist import CodeSpec
 from pointillist.configs.options import choices, find
-from pointillist.tokenizers import conv, patches
-from pointillist.tokenizers.quantizers import FSQ, VQ
+from pointillist.data.codes import open_codes
+from pointillist.data.crops import Views
+from pointillist.data.encode import code_shape
+from pointillist.data.images import Images, to_uint8
+from pointillist.tokenizers import conv, latent, patches
+from pointillist.tokenizers.quantizers import FSQ, VQ, Product
+from pointillist.training.tasks.tokenizer import code_statistics
 
 
 def pictures(count: int, size: int = 16) -> torch.Tensor:
@@ -61,22 +71,130 @@ def test_vq_finds_the_nearest_code_and_restarts_dead_ones():
     assert collapsed == 1 and vq.eval()(clustered)[1].unique().numel() > 10
 
 
-@pytest.mark.parametrize("name", choices("tokenizers"))
-def test_every_tokenizer_keeps_the_protocol(name):
-    module = find("tokenizers", name)
-    options = module.Options(vocab=16) if name == "patches" else module.Options()
+SMALL = {"widths": [16, 32], "blocks": 1}
+TOYS = {
+    "conv": {**SMALL, "levels": [4, 4, 4]},
+    "conv, vq": {**SMALL, "quantizer": "vq", "vocab": 64, "channels": 4},
+    "conv, two books": {**SMALL, "levels": [4, 3], "books": 2},
+    "conv, vq, three books": {**SMALL, "quantizer": "vq", "vocab": 16, "channels": 2, "books": 3},
+    "latent": {**SMALL, "channels": 3},
+    "patches": {"vocab": 16},
+    "pyramid": {**SMALL, "sides": [1, 2, 4], "vocab": 64, "channels": 4},
+}
+
+
+def toy(name: str):
+    """A small random tokenizer for 16x16 images."""
     torch.manual_seed(0)
-    tokenizer = module.Tokenizer(options, 16).eval()
+    module = find("tokenizers", name.split(",")[0])
+    return module.Tokenizer(module.Options(**TOYS[name]), 16)
+
+
+def point(tokenizer, codes: torch.Tensor) -> torch.Tensor:
+    """What decode takes: of stochastic codes the mean."""
+    return codes.chunk(2, -1)[0] if tokenizer.spec.stochastic else codes
+
+
+def test_every_tokenizer_has_a_toy():
+    assert {name.split(",")[0] for name in TOYS} == set(choices("tokenizers"))
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_every_tokenizer_keeps_the_protocol(name):
+    tokenizer = toy(name).eval()
     images, spec = pictures(6), tokenizer.spec
     if hasattr(tokenizer, "fit"):
         tokenizer.fit(images)
     with torch.no_grad():
         codes = tokenizer.encode(images)
-        decoded = tokenizer.decode(codes)
-        assert codes.shape == (6, spec.length) and codes.dtype == torch.int64
-        assert codes.min() >= 0 and codes.max() < spec.vocab[0]
+        decoded = tokenizer.decode(point(tokenizer, codes))
+        assert codes.shape == (6, *code_shape(spec))
+        if spec.vocab:
+            assert codes.dtype == torch.int64 and codes.min() >= 0
+            assert (codes.view(6, spec.length, -1) < torch.tensor(spec.vocab)).all()
         assert decoded.shape == images.shape and decoded.abs().max() <= 1
-        assert torch.equal(tokenizer.encode(images[2:3]), codes[2:3]), "an image's codes do not depend on its batch"
+        alone = tokenizer.encode(images[2:3])
+        assert torch.allclose(alone, codes[2:3], atol=1e-5), "an image's codes do not depend on its batch"
+
+
+def test_one_book_is_the_plain_quantiser():
+    plain, one = toy("conv"), conv.Tokenizer(conv.Options(**TOYS["conv"], books=1), 16)
+    assert isinstance(one.quantizer, FSQ) and plain.state_dict().keys() == one.state_dict().keys()
+    assert plain.spec == CodeSpec(grids=((4, 4),), vocab=(64,), channels=3)
+    assert toy("conv, two books").spec == CodeSpec(grids=((4, 4),), vocab=(12, 12), channels=4)
+
+
+def test_each_book_of_a_product_sees_its_own_channels():
+    product, z = Product([FSQ([4, 3]), FSQ([5, 5, 5])]), torch.randn(6, 7, 5)
+    vectors, codes, loss = product(z)
+    assert codes.shape == (6, 7, 2) and loss == 0
+    assert torch.equal(codes[..., 0], product.books[0](z[..., :2])[1])
+    assert torch.equal(codes[..., 1], product.books[1](z[..., 2:])[1])
+    assert torch.allclose(product.embed(codes), vectors)
+    with pytest.raises(ValueError, match=r"codes must be \[..., 2\], one a book, got \(6, 7, 3\)"):
+        product.embed(torch.zeros(6, 7, 3, dtype=torch.long))
+
+
+def test_books_start_and_learn_apart():
+    tokenizer = toy("conv, vq, three books")
+    tokenizer.fit(pictures(32))
+    books = [book.codebook for book in tokenizer.quantizer.books]
+    before = [book.clone() for book in books]
+    assert not torch.equal(books[0], books[1])
+    tokenizer.loss(pictures(32))
+    assert all(not torch.equal(a, b) for a, b in zip(before, books, strict=True))
+
+
+def test_latent_codes_have_unit_variance_and_decode_undoes_it():
+    tokenizer, images = toy("latent"), pictures(64)
+    with torch.no_grad():
+        tokenizer.encoder[-1].weight.mul_(7)  # an encoder of another scale and centre
+        tokenizer.encoder[-1].bias[:3].add_(3)
+        for _ in range(600):
+            tokenizer._measure(tokenizer._posterior(images)[0])
+        tokenizer.eval()
+        mean, std = tokenizer.encode(images).chunk(2, -1)
+        raw, raw_std = tokenizer._posterior(images)
+        assert (mean.std((0, 1)) - 1).abs().max() < 0.02 and mean.mean((0, 1)).abs().max() < 0.02
+        assert (raw.std((0, 2, 3)) - 1).abs().max() > 0.1, "the control: the encoder's own scale is another"
+        assert torch.allclose(std * tokenizer.variance.sqrt().flatten(), raw_std.flatten(2).mT, atol=1e-5)
+        assert torch.allclose(tokenizer.decode(mean), tokenizer.decoder(raw).clamp(-1, 1), atol=1e-4)
+
+
+def test_latent_codes_pass_through_the_cache(tmp_path):
+    pixels, tokenizer = to_uint8(pictures(9)).permute(0, 2, 3, 1).numpy(), toy("latent").eval()
+    images = Images("toy", ("a",), np.zeros(9, np.int64), (), "f" * 64, lambda i: Image.fromarray(pixels[i]))
+    identity, views = {"name": "toy", "sha256": "0" * 64}, Views(16, "center", flip=False)
+    codes = open_codes(tmp_path / "c", tokenizer, identity, images, views, progress=False)
+    assert codes.spec == tokenizer.spec and codes.view(0).shape == (9, 16, 6)
+    mean, std = codes.view(0).chunk(2, -1)
+    batches = [codes.batch(step, 9, 0) for step in range(400)]
+    draws = torch.stack([batch["codes"][batch["index"].argsort()] for batch in batches])
+    assert draws.shape[1:] == (9, 16, 3) and draws.dtype == torch.float32
+    assert ((draws.mean(0) - mean) / std).abs().max() < 0.3 and (draws.std(0) / std - 1).abs().max() < 0.2
+    assert tokenizer.decode(draws[0]).shape == (9, 3, 16, 16)
+
+
+def test_latent_refuses_codes_of_another_shape():
+    for shape in [(2, 16, 6), (2, 15, 3), (2, 3, 4, 4)]:
+        with pytest.raises(ValueError, match=r"codes must be \[B, 16, 3\], got \(2, "):
+            toy("latent").decode(torch.zeros(shape))
+    with pytest.raises(ValueError, match="channels must be at least 1 and kl at least 0, got 3, -1"):
+        latent.Tokenizer(latent.Options(channels=3, kl=-1), 16)
+
+
+def test_code_statistics_of_each_kind_of_code():
+    codes = torch.tensor([[[0, 0], [1, 0]], [[2, 0], [3, 0]]])  # book 0 uses 4 of 8 evenly, book 1 one of 4
+    found = code_statistics(codes, CodeSpec(((2,),), (8, 4), 2))
+    assert found == {"usage": pytest.approx(3 / 8), "perplexity": pytest.approx(exp((log(4) + 0) / 2))}
+    assert code_statistics(codes[..., 0], CodeSpec(((2,),), (8,), 2))["perplexity"] == pytest.approx(4)
+    torch.manual_seed(0)
+    codes = torch.cat([0.6 * torch.randn(500, 4, 8), torch.full((500, 4, 8), 0.8)], -1)
+    found = code_statistics(codes, CodeSpec(((4,),), (), 8, stochastic=True))
+    kl = 0.5 * (0.36 + 0.64 - 1 - 2 * log(0.8))
+    assert found["latent_std"] == pytest.approx(1, abs=0.02) and found["noise_std"] == pytest.approx(0.8)
+    assert found["kl"] == pytest.approx(kl, abs=0.01)
+    assert code_statistics(codes[..., :8], CodeSpec(((4,),), (), 8)) == {"latent_std": pytest.approx(0.6, abs=0.02)}
 
 
 def test_codes_are_in_raster_order():
@@ -98,20 +216,20 @@ def test_k_means_beats_random_patches():
     assert errors[0] < 0.8 * errors[1]
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
-def test_a_few_steps_of_training_beat_the_mean_image(quantizer):
-    torch.manual_seed(0)
-    images = pictures(32)
-    options = conv.Options(widths=[16, 32], blocks=1, quantizer=quantizer, levels=[4, 4, 4], vocab=64, channels=4)
-    tokenizer = conv.Tokenizer(options, 16)
-    tokenizer.fit(images)
+@pytest.mark.parametrize("name", [name for name in TOYS if name != "patches"])
+def test_a_few_steps_of_training_beat_the_mean_image(name):
+    tokenizer, images = toy(name), pictures(32)
+    if hasattr(tokenizer, "fit"):
+        tokenizer.fit(images)
     optimizer = torch.optim.AdamW(tokenizer.parameters(), lr=3e-3)
     for _ in range(60):
         optimizer.zero_grad()
         tokenizer.loss(images)["loss"].backward()
         optimizer.step()
     with torch.no_grad():
-        error = (tokenizer.decode(tokenizer.encode(images)) - images).square().mean()
+        tokenizer.eval()
+        codes = tokenizer.encode(images)
+        error = (tokenizer.decode(point(tokenizer, codes)) - images).square().mean()
     assert error < 0.5 * images.var(0).mean()
 
 
@@ -120,3 +238,5 @@ def test_sizes_that_do_not_divide_are_refused():
         conv.Tokenizer(conv.Options(), 18)
     with pytest.raises(ValueError, match="tokenizer.patch must divide the image size 16, got 5"):
         patches.Tokenizer(patches.Options(patch=5), 16)
+    with pytest.raises(ValueError, match="tokenizer.books must be at least 1, got 0"):
+        conv.Tokenizer(conv.Options(books=0), 16)

@@ -28,6 +28,9 @@ class FSQ(nn.Module):
         for name, value in {"level": level, "radius": radius, "offset": offset, "basis": basis}.items():
             self.register_buffer(name, value, persistent=False)
 
+    def fit(self, z: Tensor) -> None:
+        """Nothing depends on data."""
+
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """z [..., C] -> vectors [..., C], codes [...] int64, auxiliary loss (zero)."""
         shift = torch.atanh(self.offset / self.radius)
@@ -91,3 +94,38 @@ class VQ(nn.Module):
         fresh = unit[torch.randint(len(unit), (self.vocab,), device=unit.device)]
         self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
         self.count.masked_fill_(dead, 1.0)
+
+
+class Product(nn.Module):
+    """Product quantisation: the channels in as many groups as there are books, each with its own quantiser.
+
+    z [..., C] <-> codes [..., books], C the sum of the books' channels, in order; the loss is the books' mean.
+    """
+
+    def __init__(self, books: list[nn.Module]) -> None:
+        super().__init__()
+        self.books = nn.ModuleList(books)
+
+    def fit(self, z: Tensor) -> None:
+        for book, part in zip(self.books, self._split(z), strict=True):
+            book.fit(part)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        parts = [book(part) for book, part in zip(self.books, self._split(z), strict=True)]
+        vectors, codes, losses = zip(*parts, strict=True)
+        return torch.cat(vectors, -1), torch.stack(codes, -1), torch.stack(losses).mean()
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """codes [..., books] -> vectors [..., C]. Raises ValueError for another number of books."""
+        if codes.shape[-1] != len(self.books):
+            raise ValueError(f"codes must be [..., {len(self.books)}], one a book, got {tuple(codes.shape)}")
+        return torch.cat([book.embed(part) for book, part in zip(self.books, codes.unbind(-1), strict=True)], -1)
+
+    def _split(self, z: Tensor) -> tuple[Tensor, ...]:
+        return z.split([book.channels for book in self.books], -1)
+
+
+def share_used(codes: Tensor, vocab: tuple[int, ...]) -> Tensor:
+    """Share of the codes that occur in a batch, codes [...] or [..., books], mean over books."""
+    books = codes.reshape(-1, len(vocab)).unbind(-1)
+    return torch.tensor([book.unique().numel() / size for book, size in zip(books, vocab, strict=True)]).mean()

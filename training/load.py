@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 import torch
 
 from pointillist import CodeSpec, __version__
-from pointillist.configs.options import build, find
-from pointillist.models.generator import Generator
+from pointillist.configs.options import build, choices, find
+from pointillist.models.generator import SAMPLING, Generator
 from pointillist.models.generator import Options as GeneratorOptions
+from pointillist.models.plan import Misfit
 from pointillist.training import checkpoint
 
 
@@ -21,11 +23,52 @@ def make_tokenizer(options: Any, image_size: int) -> Any:
     return find("tokenizers", options.name).Tokenizer(options, image_size)
 
 
-def make_generator(options: GeneratorOptions, unit: Any, spec: CodeSpec, num_classes: int) -> Generator:
-    """A generator whose unit is models/units/<unit.name>.py; a unit that needs more than a plan brings its own kind."""
+def make_generator(
+    options: GeneratorOptions, unit: Any, spec: CodeSpec, num_classes: int, lift: Any = None
+) -> Generator:
+    """A generator whose unit is models/units/<unit.name>.py; a unit that needs more than a plan brings its own kind.
+
+    lift is the tokenizer's, for units that read codes through it. Raises ValueError, naming the units that fit, where
+    this one cannot predict codes of this shape.
+    """
     module = find("models/units", unit.name)
-    kind = module.Generator if hasattr(module, "Generator") else Generator
-    return kind(options, spec, module.plan(spec, unit), num_classes, unit)
+    kind = kind_of(unit.name)
+    try:
+        plan = module.plan(spec, unit)
+    except Misfit as e:
+        raise ValueError(f"{e}; units that fit: {', '.join(fitting(spec))}") from None
+    return kind(options, spec, plan, num_classes, unit, *([copy.deepcopy(lift)] if kind.reads_lift else []))
+
+
+def kind_of(unit: str) -> type[Generator]:
+    """The Generator class of a unit: its own, or the one for plans alone."""
+    return getattr(find("models/units", unit), "Generator", Generator)
+
+
+def check_sampler(name: str, generator: Generator) -> None:
+    """Raises ValueError, naming what does fit, where a sampler needs more than this unit's generator gives."""
+    needs = {n: getattr(find("sampling", n), "fits", lambda _: True) for n in choices("sampling")}
+    if not needs.get(name, lambda _: True)(generator):
+        units = [u for u in fitting(generator.spec) if needs[name](kind_of(u))]
+        raise ValueError(
+            f"sampler={name} does not fit unit={generator.unit.name}; samplers that do: "
+            f"{', '.join(n for n in needs if needs[n](generator))}; units for this sampler: {', '.join(units)}"
+        )
+
+
+def fitting(spec: CodeSpec) -> list[str]:
+    """Units that can predict these codes."""
+    names = []
+    for name in choices("models/units"):
+        module = find("models/units", name)
+        try:
+            module.plan(spec, module.Options())
+        except Misfit:
+            continue
+        except ValueError:
+            pass  # it fits with another size
+        names.append(name)
+    return names
 
 
 def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict]:
@@ -38,15 +81,37 @@ def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tupl
     return _load(path, "tokenizer", make, device)
 
 
-def load_generator(path: str | Path, device: torch.device | str = "cpu") -> tuple[Generator, dict]:
-    """A frozen generator and its config.json, which names the tokenizer its codes belong to."""
+def load_generator(
+    path: str | Path, device: torch.device | str = "cpu", unit: dict | None = None, model: dict | None = None
+) -> tuple[Generator, dict]:
+    """A frozen generator and its config.json, which names the tokenizer its codes belong to.
+
+    unit and model replace options that may change after training (SAMPLING in their files); ValueError for others.
+    """
 
     def make(config: dict) -> Generator:
-        unit = build(find("models/units", config["unit"]["name"]).Options, config["unit"])
-        spec = CodeSpec.from_dict(config["spec"])
-        return make_generator(build(GeneratorOptions, config["model"]), unit, spec, len(config["classes"]))
+        name = config["unit"]["name"]
+        module = find("models/units", name)
+        units = override("unit", unit or {}, config["unit"], getattr(module, "SAMPLING", set()))
+        models = override("model", model or {}, config["model"], SAMPLING)
+        spec, lift = CodeSpec.from_dict(config["spec"]), None
+        if kind_of(name).reads_lift:
+            lift = find("tokenizers", config["tokenizer"]["name"]).Lift(spec)
+        options = build(GeneratorOptions, models)
+        return make_generator(options, build(module.Options, units), spec, len(config["classes"]), lift)
 
     return _load(path, "generator", make, device)
+
+
+def override(what: str, wanted: dict, trained: dict, allowed: set[str]) -> dict:
+    """Trained options with the wanted ones in their place."""
+    for key in wanted:
+        if key not in allowed:
+            free = ", ".join(f"{what}.{name}" for name in sorted(allowed)) or "none"
+            raise ValueError(
+                f"{what}.{key} cannot change after training; of this {trained.get('name', 'model')} these can: {free}"
+            )
+    return trained | wanted
 
 
 def tokenizer_of(config: dict, folder: Path, override: str = "") -> str:

@@ -35,8 +35,8 @@ class Optimization:
 
 def make_optimizer(model: nn.Module, options: Optimization) -> torch.optim.AdamW:
     """AdamW over two groups: parameters of two or more dimensions decay, the others do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=options.lr, betas=(options.beta1, options.beta2), fused=True

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pointillist import CodeSpec
 from pointillist.configs.files import cannot_write, read_json, write_json
 from pointillist.configs.options import ROOT
 from pointillist.training.pictures import save_grid
@@ -22,7 +23,7 @@ class SampleFiles:
     Raises ValueError when OUT holds samples of another request, OSError when the disk is full.
     """
 
-    def __init__(self, out: Path, request: dict, labels: np.ndarray, size: int, length: int) -> None:
+    def __init__(self, out: Path, request: dict, labels: np.ndarray, size: int, spec: CodeSpec) -> None:
         self.out, self.parts, self.labels = out, out / "parts", labels
         if out.exists() and not out.is_dir():
             raise ValueError(f"{out} is a file; choose a folder with out=FOLDER")
@@ -37,7 +38,7 @@ class SampleFiles:
         write_json(out / "request.json", request)
         count = len(labels)
         self.images = self._open("images", (count, size, size, 3), np.uint8)
-        self.codes = self._open("codes", (count, length), np.int32)
+        self.codes = self._open("codes", (count, *spec.shape), np.int32 if spec.vocab else np.float32)
         self.done = self._open("done", (count,), np.uint8)
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
@@ -66,7 +67,7 @@ class SampleFiles:
         return read_json(path) if path.is_file() else None
 
     def write(self, index: np.ndarray, images: np.ndarray, codes: np.ndarray, trace: dict) -> None:
-        """Store uint8 images [B, 3, S, S] and codes [B, N] of image numbers [B]; marked done once on disk."""
+        """Store uint8 images [B, 3, S, S] and codes [B, N, ...] of image numbers [B]; marked done once on disk."""
         self.images[index] = images.transpose(0, 2, 3, 1)
         self.codes[index] = codes
         self.images.flush()

@@ -8,7 +8,6 @@ instructions, so that the cache always holds what training shows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +15,14 @@ from torch import Tensor
 
 from pointillist import CodeSpec
 from pointillist.models import generator
-from pointillist.models.dist import Categorical, Noise, at_least_fp32
+from pointillist.models.dist import Dist, Noise
 from pointillist.models.generator import State
+from pointillist.models.layout import Index
+from pointillist.models.orders import pass_sizes
 from pointillist.models.plan import COND, LEARNED, NONE, Plan, positions
 from pointillist.models.rope import rotate
+
+SAMPLING = {"passes"}  # options that may change after training
 
 
 @dataclass
@@ -38,33 +41,26 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
     return Plan(reads[:, None], predicts[:, None], at, positions(spec), step, causal=True)
 
 
-def pass_sizes(length: int, passes: int) -> list[int]:
-    """Codes decoded in each pass: after pass c about (1 - cos(pi/2 (c + 1) / passes)) of them are there."""
-    if not passes:
-        return [1] * length
-    sizes, done = [1], 1
-    while done < length:
-        target = int((1 - math.cos(math.pi / 2 * (len(sizes) + 1) / passes)) * length + 1)
-        sizes.append(min(max(min(target, length) - done, 1), length - done))
-        done += sizes[-1]
-    return sizes
-
-
 class Generator(generator.Generator):
+    any_order = True
+
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
         super().__init__(options, spec, plan, num_classes, unit)
         self.sizes = pass_sizes(spec.length, unit.passes)
-        self.decoded_before = torch.tensor([0, *self.sizes]).cumsum(0)
+        self.layout.decoded_before = torch.tensor([0, *self.sizes]).cumsum(0)
 
-    def embed(self, codes: Tensor, cond: Tensor, reads: Tensor, at: Tensor) -> Tensor:
-        x = super().embed(codes, cond, reads, at)
+    def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
+        x = super().embed(codes, cond, index)
         heads = x.unflatten(-1, (self.transformer.shape.num_heads, -1))
-        return torch.where(reads[..., :1] == LEARNED, rotate(heads, self.rope(at)).flatten(2), x)
+        asks = index.reads[..., :1] == LEARNED
+        return torch.where(asks, rotate(heads, self.layout.rope(index.at)).flatten(2), x)
 
-    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
+    ) -> dict[str, Tensor]:
         """As every generator's, in random orders unless they are given."""
         if order is None:
-            order = torch.rand(codes.shape, device=codes.device).argsort(-1)
+            order = torch.rand(codes.shape[:2], device=codes.device).argsort(-1)
         return super().loss(codes, cond, order)
 
     def order(self, images: Tensor, noise: Noise) -> Tensor:
@@ -73,24 +69,28 @@ class Generator(generator.Generator):
     def groups(self, state: State) -> list[Tensor]:
         return list(state.order.split(self.sizes, dim=1))
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Categorical:
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
         if max(self.sizes) == 1:
             return super().query(state, slots, draft)
         assert draft is None, "several codes a pass are not verified in windows: use unit.passes=0"
         return self._ask(state, slots)
 
-    def _ask(self, state: State, slots: Tensor) -> Categorical:
+    def _ask(self, state: State, slots: Tensor) -> Dist:
         """Feed the codes of the last pass in their training places, then one instruction for each slot."""
         batch, size, step = len(slots), slots.shape[2], state.longest
         state.slots = slots
         done, last = sum(self.sizes[:step]), self.sizes[step - 1] if step else 0
         first = 2 * (done - last + 1) if step else 0
-        settled = torch.arange(first, 2 * done + 1, device=slots.device)
+        settled = state.index.window(torch.arange(first, 2 * done + 1, device=slots.device)[None].expand(batch, -1))
         places = torch.arange(first, 2 * done + 1 + size, device=slots.device)
-        reads = torch.cat([state.index.reads[:, settled], slots.new_full((batch, size, 1), LEARNED)], dim=1)
-        at = torch.cat([state.index.at[:, settled], slots[:, 0]], dim=1)
+        index = Index(
+            reads=torch.cat([settled.reads, slots.new_full((batch, size, 1), LEARNED)], dim=1),
+            predicts=torch.cat([settled.predicts, slots[:, 0, :, None]], dim=1),
+            at=torch.cat([settled.at, slots[:, 0]], dim=1),
+            place_of=state.index.place_of,
+        )
         causal = places[:, None] >= torch.arange(2 * done + 1 + size, device=slots.device)
-        x, everyone = self.embed(state.codes, state.cond, reads, at), (batch, -1)
-        mask, places = causal.expand(*everyone, -1), places.expand(*everyone)
-        x = self.transformer.decode(x, self.rope(at), mask, state.caches, places)
-        return Categorical(at_least_fp32(self.head(x[:, None, -size:])))
+        x = self.embed(state.codes, state.cond, index)
+        mask, places = causal.expand(batch, -1, -1), places.expand(batch, -1)
+        x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places)
+        return self.head.dist(x[:, None, -size:])

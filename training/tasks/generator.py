@@ -37,8 +37,6 @@ class Options(TrainOptions):
 
 
 class Task:
-    score = "nll"
-
     def __init__(self, options: Options, device: torch.device) -> None:
         if not options.tokenizer:
             raise ValueError("a generator needs tokenizer=RUN, the folder of a trained tokenizer")
@@ -51,7 +49,9 @@ class Task:
             )
         self.images = {s: find("data", options.data.name).open_images(options.data, s) for s in ("train", "heldout")}
         classes = len(self.images["train"].classes)
-        self.model = make_generator(options.model, options.unit, self.tokenizer.spec, classes).to(device)
+        self.spec, lift = self.tokenizer.spec, getattr(self.tokenizer, "lift", None)
+        self.score = "nll" if self.spec.vocab else "flow"
+        self.model = make_generator(options.model, options.unit, self.spec, classes, lift).to(device)
 
     @cached_property
     def train(self) -> Codes:
@@ -77,37 +77,47 @@ class Task:
             "kind": "generator",
             "model": to_dict(self.options.model),
             "unit": to_dict(self.options.unit),
-            "spec": asdict(self.tokenizer.spec),
+            "spec": asdict(self.spec),
             "classes": list(train.classes),
             "class_counts": np.bincount(train.labels, minlength=len(train.classes)).tolist(),
             "image_size": self.options.views.size,
-            "tokenizer": {"path": self.options.tokenizer, "sha256": self.tokenizer_config["sha256"]},
+            "tokenizer": {
+                "path": self.options.tokenizer,
+                "sha256": self.tokenizer_config["sha256"],
+                "name": self.tokenizer_config["tokenizer"]["name"],
+            },
             "data": {**to_dict(self.options.data), "fingerprint": train.fingerprint},
         }
 
     def prepare(self) -> None:
         """Nothing to initialise from data."""
 
-    def batch(self, step: int) -> dict[str, Tensor]:
+    def batch(self, step: int) -> dict[str, Any]:
         batch = self.train.batch(step, self.options.batch_size, self.options.seed)
-        return {"codes": batch["codes"].to(self.device), "cond": batch["labels"].to(self.device)}
+        progress = step / self.options.steps
+        return {"codes": batch["codes"].to(self.device), "cond": batch["labels"].to(self.device), "progress": progress}
 
     def example(self) -> dict[str, Tensor]:
         """One image's codes, for counting FLOPs."""
-        zeros = torch.zeros(1, self.tokenizer.spec.length, dtype=torch.long, device=self.device)
-        return {"codes": zeros, "cond": zeros[:, 0]}
+        codes = torch.zeros(1, *self.spec.shape, dtype=torch.long if self.spec.vocab else None, device=self.device)
+        return {"codes": codes, "cond": torch.zeros(1, dtype=torch.long, device=self.device)}
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        """Nats a code on plain views of held-out images, and on as many training images."""
-        return {"nll": self._nll(model, self.heldout), "train_nll": self._nll(model, self.train)}
+        """On plain views of held-out images, and on as many training images: nats a code (units that draw orders or
+        masks: drawn from one seed), or the squared error of a flow."""
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.options.seed)
+            return {self.score: self._mean(model, self.heldout), f"train_{self.score}": self._mean(model, self.train)}
 
-    def _nll(self, model: Any, codes: Codes) -> float:
+    def _mean(self, model: Any, codes: Codes) -> float:
         rows = spread(len(codes), min(len(self.heldout), HELDOUT))
         total = 0.0
         for part in np.array_split(rows, -(-len(rows) // 128)):
             cond = torch.as_tensor(codes.labels[part], device=self.device)
-            total += float(model.loss(codes.rows(part).to(self.device), cond)["loss"]) * len(part)
+            batch = codes.rows(part).to(self.device)
+            batch = batch.chunk(2, dim=-1)[0] if self.spec.stochastic else batch  # means
+            total += float(model.loss(batch, cond)["loss"]) * len(part)
         return total / len(rows)
 
     def picture(self, model: Any, path: Path, each: int = 10) -> None:
@@ -116,6 +126,6 @@ class Task:
         classes = torch.arange(min(len(names), 12), device=self.device).repeat_interleave(each)
         law, images = target(model, 2.0, "constant", 1.0, 0, 1.0), torch.arange(len(classes), device=self.device)
         codes = ancestral.sample(law, classes, Noise(self.options.seed), images, Trace(), ancestral.Options())
-        decoded = to_uint8(self.tokenizer.decode(codes)).cpu()
+        decoded = to_uint8(self.tokenizer.decode(codes if self.spec.vocab else codes.float())).cpu()
         rows = [(names[i], decoded[i * each : (i + 1) * each]) for i in range(len(decoded) // each)]
         save_grid(rows, path, title=f"{self.options.unit.name}: samples, guidance 2")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pointillist import CodeSpec
 from pointillist.configs.options import find, option, to_dict
 from pointillist.data.images import Images, to_float, to_uint8
 from pointillist.data.loader import ImageBatches, all_images, spread
@@ -74,20 +75,27 @@ class Task:
 
     @torch.no_grad()
     def evaluate(self, model: Any) -> dict[str, float]:
-        """On held-out images: mean PSNR in dB, share of codes used, perplexity of the code distribution."""
-        codes, decibels = zip(*(self._reconstruct(model, x) for x in self.heldout.split(128)), strict=True)
-        scores = {"psnr": float(torch.cat(decibels).mean()), "floor_psnr": self.floor}
-        return scores | code_statistics(torch.cat(codes), model.spec.vocab[0])
+        """On held-out images: mean PSNR in dB and what `code_statistics` says; stochastic codes decode their mean."""
+        codes, decoded = zip(*(self._reconstruct(model, x) for x in self.heldout.split(128)), strict=True)
+        decibels = psnr(self.heldout, torch.cat(decoded)).mean()
+        return {"psnr": float(decibels), "floor_psnr": self.floor} | code_statistics(torch.cat(codes), model.spec)
 
     def _reconstruct(self, model: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 images -> their codes and the uint8 images that these decode to."""
         codes = model.encode(to_float(images).to(self.device))
-        return codes.cpu(), psnr(images, to_uint8(model.decode(codes)).cpu())
+        point = codes.chunk(2, -1)[0] if model.spec.stochastic else codes
+        return codes.cpu(), to_uint8(model.decode(point)).cpu()
 
     @cached_property
     def floor(self) -> float:
-        """Held-out PSNR of k-means patches with as many codes: a trained tokenizer that stays below it is broken."""
+        """Held-out PSNR of k-means patches on the finest grid: a trained tokenizer that stays below it is broken.
+
+        As many patches as one book has codes, 1,000 for continuous codes. Coarser scales, further books and continuous
+        values are what the tokenizer has on top, so the floor is one for them too, and further below.
+        """
         spec, size = self.model.spec, self.options.views.size
-        options = find("tokenizers", "patches").Options(patch=size // spec.grids[-1][0], vocab=spec.vocab[0])
+        vocab = spec.vocab[0] if spec.vocab else 1000
+        options = find("tokenizers", "patches").Options(patch=size // spec.grids[-1][0], vocab=vocab)
         patches = make_tokenizer(options, size)
         patches.fit(to_float(all_images(self.images, self.options.views, limit=2000)))
         return float(psnr(self.heldout, to_uint8(patches.decode(patches.encode(to_float(self.heldout))))).mean())
@@ -96,7 +104,7 @@ class Task:
     def picture(self, model: Any, path: Path) -> None:
         """Held-out images above their reconstructions."""
         images = self.heldout[spread(len(self.heldout), 48)]
-        decoded = to_uint8(model.decode(model.encode(to_float(images).to(self.device)))).cpu()
+        decoded = self._reconstruct(model, images)[1]
         rows = zip(images.split(16), decoded.split(16), strict=True)
         titled = [row for real, copy in rows for row in (("held-out", real), ("decoded", copy))]
         save_grid(titled, path, title=f"{self.options.tokenizer.name}: held-out images and their reconstructions")
@@ -108,8 +116,24 @@ def psnr(images: Tensor, decoded: Tensor) -> Tensor:
     return 10 * torch.log10(255**2 / error.clamp_min(1e-10))
 
 
-def code_statistics(codes: Tensor, vocab: int) -> dict[str, float]:
-    """Share of the codebook that occurs, and exp(entropy) of the code frequencies."""
-    share = torch.bincount(codes.flatten().cpu(), minlength=vocab).double() / codes.numel()
-    entropy = -(share * share.clamp_min(1e-300).log()).sum()
-    return {"usage": float((share > 0).double().mean()), "perplexity": float(entropy.exp())}
+def code_statistics(codes: Tensor, spec: CodeSpec) -> dict[str, float]:
+    """What the codes [n, *code_shape] of n images look like.
+
+    discrete    usage: share of a book that occurs; perplexity: exp(entropy) of a book's code frequencies. Both are
+                means over books, of the entropy for perplexity
+    stochastic  latent_std of what the loader draws; noise_std, the part of it that is noise; kl: nats a channel from
+                N(0, 1)
+    """
+    if spec.stochastic:
+        mean, std = codes.double().chunk(2, -1)
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.clamp_min(1e-12).log()).mean()
+        latent = (mean.var() + std.square().mean()).sqrt()
+        return {"latent_std": float(latent), "noise_std": float(std.square().mean().sqrt()), "kl": float(kl)}
+    if not spec.vocab:
+        return {"latent_std": float(codes.double().std())}
+    books = codes.reshape(-1, len(spec.vocab)).unbind(-1)
+    counts = [torch.bincount(book.cpu(), minlength=size) for book, size in zip(books, spec.vocab, strict=True)]
+    shares = [count.double() / count.sum() for count in counts]
+    usage = torch.stack([(share > 0).double().mean() for share in shares]).mean()
+    entropy = torch.stack([-(share * share.clamp_min(1e-300).log()).sum() for share in shares]).mean()
+    return {"usage": float(usage), "perplexity": float(entropy.exp())}

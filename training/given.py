@@ -1,0 +1,103 @@
+"""What a sampling request fixes beforehand: codes to keep (inpainting) and the order in which codes are decoded."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pointillist.configs.files import file_hash
+from pointillist.data.images import to_float
+from pointillist.models.orders import ORDERS
+from pointillist.sampling.laws import can_keep
+from pointillist.training.load import fitting, kind_of
+
+# Regions to paint: (rows, columns) as shares of the image.
+REGIONS = {
+    "left": ((0, 1), (0, 0.5)),
+    "right": ((0, 1), (0.5, 1)),
+    "top": ((0, 0.5), (0, 1)),
+    "bottom": ((0.5, 1), (0, 1)),
+    "centre": ((0.25, 0.75), (0.25, 0.75)),
+}
+
+
+def given_codes(image: str, mask: str, generator: Any, tokenizer: Any, size: int) -> tuple[Tensor, Tensor, str]:
+    """Codes [1, N, ...] of an image file, known [1, N] where the mask paints none of a code's pixels, and their hash.
+
+    Raises ValueError for one without the other, what is no image, codes that have no place in the image, and units
+    that would not see what is kept.
+    """
+    if not (image and mask):
+        raise ValueError(f"inpainting needs image=FILE and mask=REGION or FILE, got image='{image}' and mask='{mask}'")
+    spec, device = tokenizer.spec, next(generator.parameters()).device
+    if any(len(grid) != 2 for grid in spec.grids):
+        raise ValueError(f"this tokenizer's codes, {spec.grids}, have no place in the image that could be kept")
+    pixels = torch.from_numpy(_square(image, size, "RGB")).movedim(-1, 0)[None]
+    painted = _region(mask, size) if mask in REGIONS else _square(mask, size, "L") > 127
+    with torch.inference_mode():
+        codes = tokenizer.encode(to_float(pixels.to(device)))
+    codes = codes.chunk(2, dim=-1)[0] if spec.stochastic else codes  # means
+    painted = torch.from_numpy(painted).float().to(device)[None, None]
+    known = torch.cat([F.adaptive_max_pool2d(painted, grid).flatten(1) == 0 for grid in spec.grids], dim=1)
+    if not can_keep(generator, known):
+        free = [name for name in fitting(spec) if kind_of(name).any_order] or ["none on this tokenizer"]
+        raise ValueError(
+            f"unit={generator.unit.name} paints codes of this mask before it sees all that are kept; units that can "
+            f"fill any mask: {', '.join(free)}"
+        )
+    content = file_hash(image) + (mask if mask in REGIONS else file_hash(mask))
+    return codes, known, sha256(content.encode()).hexdigest()
+
+
+def _region(name: str, size: int) -> np.ndarray:
+    painted = np.zeros((size, size), bool)
+    rows, columns = (slice(round(a * size), round(b * size)) for a, b in REGIONS[name])
+    painted[rows, columns] = True
+    return painted
+
+
+def _square(path: str, size: int, mode: str) -> np.ndarray:
+    """An image file as uint8 [size, size(, 3)]: its centre square, resized."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no image file {path}; a mask may also be one of {', '.join(REGIONS)}")
+    try:
+        with Image.open(path) as opened:
+            flat = opened.convert("RGBA" if mode == "RGB" else mode)
+    except (UnidentifiedImageError, OSError) as e:
+        raise ValueError(f"{path} is not an image that can be read ({e})") from None
+    if mode == "RGB":  # transparent pixels are white, as in the emoji
+        flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat).convert("RGB")
+    edge = min(flat.size)
+    left, top = ((side - edge) // 2 for side in flat.size)
+    return np.asarray(flat.resize((size, size), Image.BICUBIC, (left, top, left + edge, top + edge)))
+
+
+def given_order(order: str, generator: Any, images: int, device: torch.device) -> tuple[Tensor, str]:
+    """Orders [1 | images, N] by the name of a scan order or from an .npy file, and a hash of them.
+
+    Raises ValueError where the unit's order is fixed or an order is no permutation of the slots.
+    """
+    spec = generator.spec
+    if not generator.any_order:
+        free = [name for name in fitting(spec) if kind_of(name).any_order]
+        raise ValueError(f"unit={generator.unit.name} decodes in a fixed order; units of any order: {', '.join(free)}")
+    if order in ORDERS and len(spec.grids) == 1 and len(spec.grids[0]) == 2:
+        slots = ORDERS[order](*spec.grids[0])[None].to(device)
+    elif order.endswith(".npy") and Path(order).is_file():
+        slots = torch.from_numpy(np.atleast_2d(np.load(order)).astype(np.int64)).to(device)
+    else:
+        raise ValueError(f"order='{order}' is no .npy file and, for codes on a plane, none of {', '.join(ORDERS)}")
+    everyone = torch.arange(spec.length, device=device).expand(len(slots), -1)
+    if len(slots) not in (1, images) or not torch.equal(slots.sort(dim=1).values, everyone):
+        raise ValueError(
+            f"order={order} must hold one permutation of 0..{spec.length - 1}, or one for each of {images} images; "
+            f"got an array of shape {tuple(slots.shape)}"
+        )
+    return slots, sha256(slots.cpu().numpy().tobytes()).hexdigest()
