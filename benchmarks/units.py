@@ -1,6 +1,6 @@
 """Every unit of configs/emoji at equal wall time on the embedded emoji: a table and a figure. `make units` runs it.
 
-    python benchmarks/units.py [minutes=4] [images=1000] [only=token,par] [out=runs/emoji]
+    python benchmarks/units.py [minutes=3] [images=1000] [only=token,par] [out=runs/emoji]
 
 A unit's speed is measured on a short run, which sets the steps that fill its minutes; then it is trained, sampled,
 scored and timed, all by the commands a user would type. OUT/units.md and OUT/units.png are rewritten after every unit;
@@ -33,7 +33,7 @@ REQUEST = ["classes=proportional", "guidance=2", "temperature=1", "seed=0"]
 
 @dataclass
 class Options:
-    minutes: float = option(4.0, "training time of each unit")
+    minutes: float = option(3.0, "training time of each unit")
     images: int = option(1000, "samples of each unit")
     only: str = option("", "units to work on, e.g. token,par; empty = all")
     out: str = option("runs/emoji", "folder of the runs, the table and the figure")
@@ -103,7 +103,7 @@ def measure(unit: Unit, o: Options) -> None:
     """All that a row needs; what is there already is not made again."""
     plan = calibrate(unit, o.minutes)
     n, samples = plan["steps"], unit.run / "samples"
-    often = [f"evaluate_every={max(n // 4, 1)}", f"save_every={max(n // 8, 1)}"]
+    often = [f"evaluate_every={max(n // 2, 1)}", f"save_every={max(n // 8, 1)}"]
     train("generator", unit.config, unit.run, f"tokenizer={unit.tokenizer}", f"steps={n}", *often)
     if not (samples / "sample.json").is_file():
         step("sample.py", unit.run, f"out={samples}", f"num_images={o.images}", "batch_size=125", *REQUEST)

@@ -98,6 +98,7 @@ class Generator(nn.Module):
     streams = 1  # forward rows an image
     any_order = False  # start() takes per-image orders
     any_subset = False  # query() gives the law of any unknown slots given any known ones
+    joint = False  # codes of a group depend on one another
     modulated = False  # the transformer is: AdaLN
     reads_lift = False  # the constructor takes the tokenizer's lift
 

@@ -21,11 +21,12 @@ class Options:
 def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, options: Options) -> Tensor:
     """Codes [B, N, ...] of images [B] (global indices, which key the noise) with conditions cond [B]."""
     state = law.start(cond, images, noise)
-    groups = law.groups(state)
+    groups, passes = law.groups(state), 0
     for group in groups:
         slots = group[:, None]  # [B, 1, g]
         dist = trace.query(law, state, slots)
+        passes += dist.passes
         law.commit(state, dist.sample(noise, images, slots), keep=1)
     trace.kept(1, len(groups) * len(cond))
-    trace.finished(len(groups), len(cond))
+    trace.finished(passes, len(cond))
     return law.finish(state)

@@ -90,8 +90,8 @@ class Guided(Law):
         both = keep if isinstance(keep, int) else torch.cat([keep, keep])
         self.generator.commit(state.both, torch.cat([codes, codes]), both)
 
-    def known(self, state: GuidedState) -> Tensor:
-        return self.generator.known(state.both).chunk(2)[0]
+    def revealed(self, state: GuidedState) -> Tensor:
+        return self.generator.revealed(state.both).chunk(2)[0]
 
     def reveal(self, state: GuidedState, codes: Tensor, known: Tensor) -> None:
         self.generator.reveal(state.both, torch.cat([codes, codes]), torch.cat([known, known]))
@@ -162,7 +162,7 @@ def of_images(values: Tensor, images: Tensor) -> Tensor:
 
 def can_keep(generator: Any, known: Tensor) -> bool:
     """Does every code to be painted see the known ones, [images | 1, N] bool? In any order it can; a plan must decode
-    it after, or together with, the last known one: codes of one step are independent given those before."""
+    it after the last known one; together with it too, where codes of one step are independent given those before."""
     if generator.plan.num_codes != known.shape[1]:
         return False  # other codes are decoded on the way
     if generator.any_order:
@@ -170,7 +170,7 @@ def can_keep(generator: Any, known: Tensor) -> bool:
     step = generator.plan.step[generator.plan.place_of].to(known.device)
     last_known = torch.where(known, step, -1).amax(1)
     first_painted = torch.where(known, len(step), step).amin(1)
-    return bool((first_painted >= last_known).all())
+    return bool((first_painted >= last_known + generator.joint).all())
 
 
 def target(generator: Any, guidance: float, schedule: str, temperature: float, top_k: int, top_p: float) -> Any:

@@ -62,7 +62,7 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
     """Codes [B, N, ...] of images [B] (global indices, which key the noise) with conditions cond [B]."""
     state, batch, length = law.start(cond, images, noise), len(cond), law.plan.num_codes
     slots = torch.arange(length, device=cond.device).expand(batch, 1, -1)
-    known = law.known(state)[:, None]  # [B, 1, N]
+    known = law.revealed(state)[:, None]  # [B, 1, N]
     before = int((~known).sum(-1).max())
     counts = masked_after(before, options.passes, options.schedule)
     for k, left in enumerate(counts):

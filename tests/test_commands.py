@@ -234,6 +234,86 @@ def test_a_sample_request_that_cannot_be_met_is_one_line(generator, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_wrong_combinations_are_refused_with_those_that_fit(generator, tokenizer, tmp_path):
+    fails("samplers that do: ancestral; units for this sampler: masked", "sample.py", generator, "sampler=masked")
+    words = [*GENERATOR, f"out={tmp_path / 'r'}", f"tokenizer={tokenizer}"]
+    fails("units that fit: cell, dither, line, masked", "train.py", *words, "unit=scale")
+    fails("needs continuous codes", "train.py", *words, "unit=flow")
+    fails("decodes in a fixed order; units of any order: masked, randar", "sample.py", generator, "order=snake")
+    fails("unit.order cannot change after training", "sample.py", generator, "unit.order=snake")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture(scope="module")
+def any_order(tokenizer) -> Path:
+    run = tokenizer.parent / "masked"
+    succeeds("train.py", *GENERATOR, f"out={run}", f"tokenizer={tokenizer}", "steps=4", "unit=masked")
+    return run
+
+
+def test_inpainting_keeps_the_codes_outside_the_mask(any_order, generator, tokenizer, tmp_path):
+    image, mask = tmp_path / "image.png", tmp_path / "mask.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(image)
+    white = np.zeros((40, 50), np.uint8)
+    white[:, 30:] = 255
+    Image.fromarray(white).save(mask)
+    codes, request = {}, ["num_images=5", f"image={image}"]
+    for name, region, sampler in (("a", "right", "ancestral"), ("b", mask, "masked"), ("c", "right", "masked")):
+        succeeds("sample.py", any_order, *request, f"mask={region}", f"sampler={sampler}", f"out={tmp_path / name}")
+        codes[name] = np.load(tmp_path / name / "codes.npz")["codes"].reshape(5, 4, 4)
+    for name in codes:
+        assert (codes[name][:, :, :2] == codes["a"][:1, :, :2]).all(), "kept"
+        assert (codes[name][:, :, 2:] != codes[name][:1, :, 2:]).any(), "painted"
+    fails("before it sees all that are kept; units that can fill any mask: masked", "sample.py", generator, *request,
+          "mask=left", f"out={tmp_path / 'd'}")  # fmt: skip
+    succeeds("sample.py", generator, *request, "mask=bottom", f"out={tmp_path / 'e'}")
+    fails("inpainting needs image=FILE and mask", "sample.py", any_order, "mask=left", f"out={tmp_path / 'd'}")
+    fails("no image file nowhere", "sample.py", any_order, f"image={image}", "mask=nowhere", f"out={tmp_path / 'd'}")
+    fails("given_sha256 was", "sample.py", any_order, *request, "mask=left", f"out={tmp_path / 'a'}")
+    (tmp_path / "text.png").write_text("text")
+    fails("not an image", "sample.py", any_order, f"image={tmp_path / 'text.png'}", "mask=left", "out=nowhere")
+
+
+def test_orders_and_passes_may_be_chosen_when_sampling(any_order, tmp_path):
+    told = json.loads(succeeds_to_json(any_order, tmp_path / "a", "unit.passes=5"))
+    assert told["trace"]["nfe_per_image"] == 5
+    succeeds("sample.py", any_order, "num_images=3", "order=spiral_in", f"out={tmp_path / 'b'}")
+    orders = np.stack([np.random.default_rng(i).permutation(16) for i in range(3)])
+    np.save(tmp_path / "orders.npy", orders)
+    succeeds("sample.py", any_order, "num_images=3", f"order={tmp_path / 'orders.npy'}", f"out={tmp_path / 'c'}")
+    np.save(tmp_path / "wrong.npy", orders[:2])
+    fails("one for each of 3 images", "sample.py", any_order, "num_images=3", f"order={tmp_path / 'wrong.npy'}",
+          f"out={tmp_path / 'd'}")  # fmt: skip
+
+
+def succeeds_to_json(run: Path, out: Path, *words: str) -> str:
+    succeeds("sample.py", run, "num_images=3", *words, f"out={out}")
+    return (out / "sample.json").read_text()
+
+
+CONTINUOUS = [*TOKENIZER[:2], "tokenizer=latent", "tokenizer.blocks=1", *TINY]
+FAMILIES = {
+    "scale": ([*TOKENIZER[:2], "tokenizer=pyramid", "tokenizer.blocks=1", "tokenizer.sides=[1,2,4]",
+               "tokenizer.vocab=20", *TINY], ["unit=scale"]),
+    "chained books": ([*TOKENIZER, "tokenizer.books=2"], ["unit=cell", "model.books=chain"]),
+    "flow": (CONTINUOUS, ["unit=flow", "unit.size=2", "model.flow_steps=3"]),
+    "continuous codes masked": (CONTINUOUS, ["unit=masked", "unit.passes=4", "model.flow_steps=3"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_codes_goes_all_the_way(family, tmp_path):
+    """Tokenizer, codes, generator, its checkpoint read back, samples; the same in any batch."""
+    tokenize, generate = FAMILIES[family]
+    succeeds("train.py", *tokenize, f"out={tmp_path / 't'}", "steps=4")
+    succeeds("train.py", *GENERATOR, *generate, f"tokenizer={tmp_path / 't'}", f"out={tmp_path / 'g'}", "steps=4")
+    request = ["num_images=6", "guidance=2", "guidance_schedule=steps", "precision=fp64"]
+    for size in (6, 2):
+        succeeds("sample.py", tmp_path / "g", *request, f"batch_size={size}", f"out={tmp_path / str(size)}")
+    a, b = (np.load(tmp_path / size / "codes.npz")["codes"] for size in ("6", "2"))
+    assert a.shape == b.shape and np.allclose(a, b, atol=1e-6) and (a != a[:1]).any()
+
+
 def test_help_and_choices_list_what_there_is():
     text = succeeds("train.py", *TOKENIZER, "--help")
     assert "tokenizer.levels" in text and "(conv | patches)" in text

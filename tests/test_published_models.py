@@ -1,4 +1,4 @@
-"""The house transformer against numbers recorded from the published LlamaGen, PAR and RandAR code (tests/golden)."""
+"""The house transformer against numbers recorded from the published LlamaGen, PAR, RandAR and NPP code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pointillist import CodeSpec
 from pointillist.models.dist import warp
 from pointillist.models.generator import Generator, Options
 from pointillist.models.orders import pass_sizes
-from pointillist.models.units import par, randar, token
+from pointillist.models.units import par, patch, randar, token
 from pointillist.sampling import ancestral
 from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
@@ -61,8 +61,9 @@ def load(system: str, passes: int = 0) -> tuple[Generator, dict, dict]:
         num_heads=arguments["n_head"],
         num_kv_heads=arguments.get("n_kv_head"),
     )
-    kind = InGivenOrders if system == "randar" else Generator
-    generator = kind(options, spec, plan, arguments["num_classes"], randar.Options(passes=passes))
+    unit = patch.Options(sides=[4, 2]) if system == "npp" else randar.Options(passes=passes)
+    kind = {"randar": InGivenOrders, "npp": patch.Generator}.get(system, Generator)
+    generator = kind(options, spec, plan, arguments["num_classes"], unit)
     generator.load_state_dict(renamed(load_file(folder / "weights.safetensors")))
     return generator.eval(), cases, meta
 
@@ -121,6 +122,36 @@ def test_the_identity_rotation_for_the_condition_is_a_different_model(system):
     generator.layout.rope(generator.layout.at)
     generator.layout._rope[labels.device][-1, :, 0] = 1.0
     assert (generator(codes, labels) - cases["forward.logits"]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize(("side", "progress"), [(4, 0.0), (4, 0.24), (2, 0.25), (2, 0.49), (1, 0.5), (1, 1.0)])
+def test_next_patch_trains_as_published_in_every_stage(side, progress):
+    """Logits, loss and gradients of patches of side 4, 2 and 1, each in its share of the training."""
+    generator, cases, meta = load("npp")
+    codes, labels = cases["forward.input_codes"], cases["forward.labels"]
+    layout = {4: generator.stages[0], 2: generator.stages[1], 1: generator.layout}[side]
+    first = layout.predicts[:, 0]  # a patch's codes share their logits
+    logits = generator.head(generator.hidden(codes, labels, layout=layout))[:, first]
+    assert (logits - cases[f"forward.p{side}.logits"]).abs().max() < 1e-4
+    loss = generator.loss(codes, labels, progress=progress)["loss"]
+    assert loss.item() == pytest.approx(cases[f"train.p{side}.loss"].item(), rel=1e-6)
+    loss.backward()
+    norms = dict(zip(meta["grad_param_order"], cases[f"train.p{side}.grad_norms"].tolist(), strict=True))
+    assert generator.head.weight.grad.norm().item() == pytest.approx(norms["output.weight"], rel=1e-4)
+    assert generator.code_embedding.weight.grad.norm().item() == pytest.approx(norms["tok_embeddings.weight"], rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", range(5))
+def test_next_patch_changes_stage_where_the_publication_does(schedule):
+    """Recorded patch size of every epoch; the publication rounds a stage's end down to a whole epoch."""
+    _, cases, meta = load("npp")
+    told = meta["schedules"][schedule]
+    sides = [round(size**0.5) for size in told["patch_sizes"][:-1]]
+    stages = [*sides, 1]
+    options = patch.Options(sides=sides, rate=told["epoch_rate"])
+    ours = [stages[options.stage(epoch / told["epochs"])] ** 2 for epoch in range(told["epochs"])]
+    theirs = cases[f"schedule.{schedule}.patch_size_per_epoch"].tolist()
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= len(sides)
 
 
 def greedy(generator: Generator, labels: torch.Tensor, guidance: float, schedule: str = "constant") -> torch.Tensor:

@@ -60,6 +60,7 @@ def toys(make=toy_generator) -> dict[str, Generator]:
         "masked, continuous": toy("masked", LATENT, make, model={"flow_steps": 3}),
         "randar, four codes a pass": toy("randar", make=make, passes=6),
         "flow, scales": toy("flow", make=make, group="scale", sides=[1, 2]),
+        "flow, cells": toy("flow", make=make, size=2),
         "flow, subsamples": toy("flow", make=make, group="subsample", size=2),
         "flow, image": toy("flow", make=make, group="image", model={"flow_steps": 3}),
     }

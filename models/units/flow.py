@@ -65,6 +65,7 @@ def grids_of(spec: CodeSpec, options: Options) -> tuple[tuple[int, ...], ...]:
 
 class Generator(generator.Generator):
     modulated = True
+    joint = True
 
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
         grids = grids_of(spec, unit)

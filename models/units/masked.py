@@ -82,7 +82,7 @@ class Generator(generator.Generator):
     def blank(self, cond: Tensor) -> Tensor:
         return super().blank(cond) - 1 if self.spec.vocab else super().blank(cond) * math.nan
 
-    def known(self, state: State) -> Tensor:
+    def revealed(self, state: State) -> Tensor:
         """[B, N] bool."""
         return ~unknown(state.codes[:, :-1], self.spec)
 
@@ -94,7 +94,7 @@ class Generator(generator.Generator):
         return list(state.order.split(self.sizes, dim=1))
 
     def decoded(self, state: State, m: int) -> Tensor:
-        return self.known(state).sum(1, keepdim=True).expand(-1, m)
+        return self.revealed(state).sum(1, keepdim=True).expand(-1, m)
 
     def step_share(self, state: State, m: int) -> Tensor:
         return self.decoded(state, m) / self.plan.num_codes

@@ -22,11 +22,15 @@ from pointillist.models.units import token
 class Options:
     name: str = "patch"
     sides: list[int] = field(default_factory=lambda: [2])  # of the patches, one a stage; single codes come last
-    rate: float = 0.5  # share of the training before each stage's end that the stages before it take
+    rate: float = 0.5  # a stage ends at this share of where the next one does
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < 1:
             raise ValueError(f"unit.rate must lie between 0 and 1, got {self.rate}")
+
+    def stage(self, progress: float) -> int:
+        """Of n stages before single codes, stage i ends after rate^(n - i) of the training; n is single codes."""
+        return sum(progress >= self.rate ** (len(self.sides) - i) for i in range(len(self.sides)))
 
 
 def plan(spec: CodeSpec, options: Options) -> Plan:
@@ -56,9 +60,8 @@ class Generator(generator.Generator):
     def loss(
         self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
     ) -> dict[str, Tensor]:
-        """Mean cross-entropy of every code with its patch's logits, in the stage of `progress`: stage i of n ends after
-        rate^(n - 1 - i) of the training."""
-        stage = sum(progress >= self.unit.rate ** (len(self.stages) - i) for i in range(len(self.stages)))
+        """Mean cross-entropy of every code with its patch's logits, in the stage that `progress` lies in."""
+        stage = self.unit.stage(progress)
         layout = [*self.stages, self.layout][stage]
         hidden = self.hidden(codes, self.drop(cond), order, layout)
         return {

@@ -66,7 +66,8 @@ class Generator(generator.Generator):
 
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         slots = index.predicts[..., 0]  # [1 | B, W] each place reads what its own slot is to refine
-        maps = self.lift.inputs(codes[:, : self.plan.num_codes])  # [B, N, C]
+        with torch.no_grad(), torch.autocast(codes.device.type, enabled=False):  # sampling sees what training saw
+            maps = self.lift.inputs(codes[:, : self.plan.num_codes])  # [B, N, C]
         x = self.word(torch.take_along_dim(maps, slots[..., None], dim=1).to(self.word.weight.dtype))
         x = torch.where(index.reads == COND, self.class_embedding(cond)[:, None], x)
         return x + self.level_embedding(self.level.to(slots.device)[slots]) + self.position(slots)

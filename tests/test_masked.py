@@ -1,0 +1,136 @@
+"""The masked unit and sampler: what is hidden stays hidden, schedules and decoding are the published ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pointillist.models.dist import Categorical
+from pointillist.models.units.masked import hidden_codes
+from pointillist.sampling import masked
+from pointillist.sampling.noise import Noise
+from pointillist.sampling.trace import Trace
+from tests.toys import others, random_codes, toy
+
+GOLDEN = Path(__file__).parent / "golden" / "masked_decoding"
+CASES, META = load_file(GOLDEN / "cases.safetensors"), json.loads((GOLDEN / "meta.json").read_text())
+COND = torch.tensor([0, 3, 5])
+
+
+@torch.no_grad()
+def test_a_hidden_code_moves_nothing_and_a_known_one_does():
+    model = toy("masked")
+    codes = random_codes(model)
+    hide = torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    before = model(hidden_codes(codes, hide), COND)
+    assert torch.equal(model(hidden_codes(torch.where(hide, others(model, codes), codes), hide), COND), before)
+    assert not torch.equal(model(hidden_codes(torch.where(hide, codes, others(model, codes)), hide), COND), before)
+
+
+@torch.no_grad()
+def test_the_evaluation_loss_is_the_any_order_bound():
+    """Against the mean over drawn orders of -log p decoded one code a pass, per code."""
+    model = toy("masked", passes=0)
+    codes = random_codes(model, 1)
+    torch.manual_seed(0)
+    loss = model.loss(codes.expand(1600, -1), COND[:1].expand(1600))["loss"]
+    images = torch.arange(100)
+    state, total = model.start(COND[:1].expand(100), images, Noise(0)), torch.zeros(100, dtype=torch.float64)
+    for slots in model.groups(state):
+        true = codes.expand(100, -1).gather(1, slots)[:, None]
+        total -= model.query(state, slots[:, None]).log_prob(true).sum((1, 2))
+        model.commit(state, true, keep=1)
+    decoded = total / model.plan.num_codes
+    tolerance = 4 * float(decoded.std()) / 10 + 0.05
+    assert abs(float(loss - decoded.mean())) < tolerance
+    ratio_one = model(hidden_codes(codes, torch.ones_like(codes, dtype=torch.bool)), COND[:1]).log_softmax(-1)
+    blind = -ratio_one.gather(-1, codes[..., None]).mean()
+    assert abs(float(blind - decoded.mean())) > tolerance, "the control: every code without any other"
+
+
+@pytest.mark.parametrize("name", [k for k in CASES if "masked_before_step" in k])
+def test_schedules_are_the_published_ones(name):
+    """Exact but where the publication's fp32 cosine falls just below an integer (256 * cos(pi / 3) = 127)."""
+    side, passes = (int(part.split("_")[0]) for part in (name.split("grid")[1], name.split("steps")[1]))
+    kind = "cosine" if name.startswith("google") else "arccos"
+    ours = [side * side, *masked.masked_after(side * side, passes, kind)[:-1]]
+    theirs = CASES[name].tolist()
+    assert len(ours) == len(theirs)
+    assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= (1 if kind == "cosine" else 0)
+    assert max(abs(a - b) for a, b in zip(ours, theirs, strict=True)) <= 1
+    other = [side * side, *masked.masked_after(side * side, passes, "linear")[:-1]]
+    assert other != theirs, "the control: another schedule"
+
+
+class Recorded:
+    """A law whose passes are the recorded logits; codes -1 are unknown."""
+
+    streams, any_subset = 1, True
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        self.logits, self.step = logits, 0
+        self.codes = torch.full(logits.shape[1:3], -1)
+        self.plan = type("Plan", (), {"num_codes": logits.shape[2]})()
+
+    def start(self, cond, images, noise):
+        return self
+
+    def revealed(self, state):
+        return self.codes >= 0
+
+    def query(self, state, slots, draft=None):
+        self.step += 1
+        return Categorical(self.logits[self.step - 1][:, None])
+
+    def commit(self, state, codes, keep):
+        self.codes = torch.where(keep, codes, -1)[:, 0]
+
+    def finish(self, state):
+        return self.codes
+
+
+class RecordedNoise:
+    """The publication's Gumbel numbers, pass by pass."""
+
+    def __init__(self, token: torch.Tensor, trust: torch.Tensor) -> None:
+        self.token, self.trust = token, trust
+
+    def gumbel(self, stream, images, slots, tokens):
+        if stream == "trust":
+            return self.trust[int(slots.max())][:, None]
+        return self.token[int(slots.min()) // self.token.shape[2]][:, None]
+
+
+def test_confidence_decoding_is_maskgits():
+    """Recorded logits and noise: the known codes before every pass equal google-research/maskgit's."""
+    law = Recorded(CASES["run.logits"])
+    noise = RecordedNoise(CASES["run.gumbel_token"], CASES["run.gumbel_confidence"])
+    seen, query = [], law.query
+    law.query = lambda state, slots, draft=None: (seen.append(law.codes.clone()), query(state, slots))[1]
+    options = masked.Options(passes=META["constructor"]["steps"])
+    images = torch.arange(2)
+    final = masked.sample(law, torch.zeros(2, dtype=torch.long), noise, images, Trace(), options)
+    theirs = CASES["google_run.ids_before_step"]
+    theirs = torch.where(theirs == META["constructor"]["V"], -1, theirs)
+    assert torch.equal(torch.stack(seen), theirs)
+    assert torch.equal(final, CASES["google_run.sampled_after_step"][-1])
+
+
+def test_every_pass_keeps_what_is_known_and_the_last_keeps_all():
+    model, trace = toy("masked"), Trace()
+    for pick in ("confidence", "random"):
+        for passes in (1, 4, 16, 40):
+            options = masked.Options(passes=passes, pick=pick)
+            codes = masked.sample(model, COND, Noise(0), torch.arange(3), trace, options)
+            assert codes.min() >= 0 and codes.shape == (3, 16)
+    assert trace.nfe == {1: 6, 4: 6, 16: 12}, "40 passes of 16 codes are 16"
+
+
+@pytest.mark.parametrize("wrong", [{"passes": 0}, {"schedule": "cubic"}, {"choice_temperature": float("nan")}])
+def test_options_without_meaning_are_refused(wrong):
+    with pytest.raises(ValueError, match="sampler.passes must be at least 1"):
+        masked.Options(**wrong)
