@@ -30,7 +30,9 @@ class Options:
     batch_size: int = option(64, "images decoded together; does not change them")
     sampler: Any = option("ancestral", "how codes are drawn", part="sampling")
     guidance: float = option(1.0, "unconditional + guidance * (conditional - unconditional); 1 = off")
-    guidance_schedule: str = option("constant", "over the codes decoded: constant | linear | cosine")
+    guidance_schedule: str = option(
+        "constant", "constant | linear, cosine over the codes decoded | steps over the unit's steps"
+    )
     temperature: float = option(1.0, "0 = greedy")
     top_k: int = option(0, "0 = off")
     top_p: float = option(1.0, "1 = off")
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
     from pointillist.sampling.noise import Noise
     from pointillist.sampling.trace import Trace
     from pointillist.training import checkpoint
-    from pointillist.training.given import given_codes, given_order
+    from pointillist.training.given import given_order, kept_codes
     from pointillist.training.load import check_sampler, load_generator, load_tokenizer, tokenizer_of, versions
     from pointillist.training.samples import SampleFiles, git_commit
 
@@ -76,17 +78,19 @@ def main(argv: list[str]) -> None:
     device, folder = pick_device(options.device), checkpoint.locate(options.run)
     generator, config = load_generator(folder, device, options.unit, options.model)
     tokenizer, _ = load_tokenizer(tokenizer_of(config, folder, options.tokenizer), device)
-    generator.to({"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[options.precision])
+    generator.cast({"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[options.precision])
     o = options
-    check_sampler(o.sampler.name, generator)
+    check_sampler(o.sampler, generator, scheduled=bool(o.order or o.unit))
     sampler, noise, given = find("sampling", o.sampler.name), Noise(o.seed), {}
+    above: list = []  # rows of the grid
     law = target(generator, o.guidance, o.guidance_schedule, o.temperature, o.top_k, o.top_p)
     if o.order:
         order, given["order_sha256"] = given_order(o.order, generator, o.num_images, device)
         law = Ordered(law, order)
     if o.image or o.mask:
-        codes, known, given["given_sha256"] = given_codes(o.image, o.mask, generator, tokenizer, config["image_size"])
-        law = Inpaint(law, codes, known)
+        kept = kept_codes(o.image, o.mask, generator, tokenizer, config["image_size"])
+        law, given["kept_sha256"] = Inpaint(law, kept.codes, kept.known), kept.sha256
+        above = [("given", kept.pictures)]
 
     # --------------------------------------------------------------------------------------------------- labels, files
     names = config["classes"]
@@ -124,7 +128,7 @@ def main(argv: list[str]) -> None:
         "versions": versions(),
         "git": git_commit(),
     }
-    files.finish(report, names, title=f"{options.run} step {config['step']}, guidance {options.guidance:g}")
+    files.finish(report, names, f"{options.run} step {config['step']}, guidance {options.guidance:g}", above)
     cost = report["trace"]
     print(f"{options.num_images} images in {out}: images.npz, codes.npz, sample.json; look at {out / 'grid.png'}")
     print(f"NFE an image {cost['nfe_per_image']:g}, sampling time {cost['seconds_per_image']:.4f} s an image")

@@ -103,7 +103,7 @@ def measure(unit: Unit, o: Options) -> None:
     """All that a row needs; what is there already is not made again."""
     plan = calibrate(unit, o.minutes)
     n, samples = plan["steps"], unit.run / "samples"
-    often = [f"evaluate_every={max(n // 2, 1)}", f"save_every={max(n // 8, 1)}"]
+    often = [f"evaluate_every={(n + 1) // 2}", f"save_every={(n + 7) // 8}"]
     train("generator", unit.config, unit.run, f"tokenizer={unit.tokenizer}", f"steps={n}", *often)
     if not (samples / "sample.json").is_file():
         step("sample.py", unit.run, f"out={samples}", f"num_images={o.images}", "batch_size=125", *REQUEST)

@@ -28,7 +28,7 @@ class Dist(Protocol):
     """passes: evaluations of the network that the query and one draw take together.
 
     guided   rows [0, B) conditional, [B, 2B) unconditional -> the guided law of B rows, with scale [B, m]
-    warped   temperature, top-k and top-p; ValueError where the law has no such thing
+    warped   temperature, top-k and top-p (a flow: temperature alone, of the noise it starts from)
     given    the law of codes of which `known` [B, m, g] are fixed to `codes`
     """
 
@@ -209,8 +209,7 @@ class Flow:
         return replace(self, velocity=velocity)
 
     def warped(self, temperature: float, top_k: int, top_p: float) -> Flow:
-        if top_k or top_p != 1:
-            raise ValueError(f"continuous codes have no top_k or top_p, got {top_k} and {top_p}; leave them off")
+        assert not top_k and top_p == 1, "continuous codes have no top_k and top_p"
         return replace(self, temperature=temperature)
 
     def given(self, codes: Tensor, known: Tensor) -> Given:

@@ -19,7 +19,7 @@ from pointillist.models.layout import Index, Layout
 from pointillist.models.plan import COND, LEARNED, Plan
 from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
 
-SAMPLING = {"flow_steps"}  # options that may change after training
+SAMPLING = {"attention", "flow_steps"}  # options that may change after training
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Options:
     label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
     books: Literal["parallel", "chain"] = "parallel"  # several books a code: at once, or each given those before
     flow_steps: int = 25  # of the solver that draws continuous codes
-    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # in training; see models/attention.py
+    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # of whole sequences; see models/attention.py
 
     def __post_init__(self) -> None:
         self.shape()
@@ -67,6 +67,7 @@ class State:
 
     images   [B] global indices
     order    [B, N] per-image order of the slots, or None where the plan's own is everyone's
+    known    how many codes of the order are given beforehand
     length   [B] committed groups
     longest  an upper bound of length, known without asking the device
     codes    [B, N + 1], [B, N + 1, K] or [B, N + 1, C] by slot; the last row takes what has no slot (-1)
@@ -80,6 +81,7 @@ class State:
     caches: list[Cache]
     index: Index
     order: Tensor | None = None
+    known: int = 0
     longest: int = 0
     slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
@@ -107,22 +109,33 @@ class Generator(nn.Module):
         assert plan.num_codes == spec.length, f"plan predicts {plan.num_codes} codes, the tokenizer has {spec.length}"
         self.options, self.unit, self.spec, self.plan, self.num_classes = options, unit, spec, plan, num_classes
         shape = replace(options.shape(), modulated=self.modulated)
-        self.code_embedding = (
-            CodeEmbedding(spec.vocab, shape.dim) if spec.vocab else nn.Linear(spec.channels, shape.dim)
-        )
+        self.code_embedding = self.new_code_embedding(shape.dim)
         self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
         self.learned = nn.Embedding(plan.num_learned, shape.dim) if plan.num_learned else None
         self.embedding_drop = nn.Dropout(options.token_dropout)
         self.transformer = Transformer(shape)
-        self.head = head_of(spec, shape.dim, options.books == "chain", options.flow_steps)
+        self.head = self.new_head(shape.dim)
         self.layout = self.new_layout(plan)
         self.apply(_initialise)
         for name, weight in self.head.named_parameters():
             if name in ("weight", "write.weight", "write.bias") or "modulate" in name:
                 nn.init.zeros_(weight)  # LlamaGen: the untrained model is uniform, its loss is log V
 
+    def new_code_embedding(self, dim: int) -> nn.Module | None:
+        return CodeEmbedding(self.spec.vocab, dim) if self.spec.vocab else nn.Linear(self.spec.channels, dim)
+
+    def new_head(self, dim: int) -> nn.Module:
+        return head_of(self.spec, dim, self.options.books == "chain", self.options.flow_steps)
+
     def new_layout(self, plan: Plan) -> Layout:
         return Layout(plan, self.options.attention, self.options.shape().head_dim)
+
+    def new_caches(self, batch: int) -> list[Cache]:
+        return self.transformer.new_caches(batch, self.plan.length)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Turn the weights to another floating type, for sampling."""
+        self.to(dtype)
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -185,10 +198,11 @@ class Generator(nn.Module):
         """Per-image orders [B, N] of images [B]; None: the plan's own order is everyone's."""
         return None
 
-    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> State:
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None, known: int = 0) -> State:
         """A fresh state for images [B] (global indices) of classes cond [B]. The first query feeds the condition.
 
-        order [B, N] replaces the unit's own order; ValueError where the unit's is fixed.
+        order [B, N] replaces the unit's own order, of which the first `known` codes will be given, not decoded;
+        ValueError where the unit's is fixed.
         """
         if bool(((cond < 0) | (cond > self.num_classes)).any()):
             last = self.num_classes - 1
@@ -201,9 +215,10 @@ class Generator(nn.Module):
             images=images,
             length=torch.zeros_like(cond),
             codes=self.blank(cond),
-            caches=self.transformer.new_caches(len(cond), self.plan.length),
+            caches=self.new_caches(len(cond)),
             index=self.layout.index(order),
             order=order,
+            known=known,
         )
 
     def blank(self, cond: Tensor) -> Tensor:
@@ -226,9 +241,7 @@ class Generator(nn.Module):
 
     def step_share(self, state: State, m: int) -> Tensor:
         """[B, m] in [0, 1]: which of the unit's steps each of the next m groups is, the last one 1."""
-        last = max(len(self.layout.decoded_before) - 2, 1)
-        group = state.length[:, None] + torch.arange(m, device=state.length.device)
-        return (group / last).clamp_max(1)
+        return steps_done(state.length, m, len(self.layout.decoded_before) - 1)
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
         """One pass: the laws of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
@@ -261,6 +274,12 @@ class Generator(nn.Module):
     def finish(self, state: State) -> Tensor:
         """Codes [B, N, ...] in the tokenizer's order, after the last group."""
         return state.codes[:, :-1]
+
+
+def steps_done(length: Tensor, m: int, steps: int) -> Tensor:
+    """[B, m] in [0, 1] for the m groups after `length` [B] of them: 0 at the first of several steps, 1 at the last."""
+    group = length[:, None] + torch.arange(m, device=length.device)
+    return (group / (steps - 1)).clamp_max(1) if steps > 1 else torch.ones_like(group, dtype=torch.float32)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -108,7 +108,7 @@ class FlowHead(nn.Module):
 
     def velocity(self, x: Tensor, t: Tensor, hidden: Tensor) -> Tensor:
         """x [..., C] at times t [...] or [] -> [..., C]."""
-        y, cond = self.read(x.to(hidden.dtype)), hidden + self.time(t.to(hidden.dtype))
+        y, cond = self.read(x.to(hidden.dtype)), hidden + self.time(t)
         for block in self.blocks:
             y = block(y, cond)
         return self.write(self.norm(y))
@@ -128,16 +128,16 @@ class FlowHead(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """t [...] in [0, 1] -> [..., D]: sinusoids of 1000 t (DDPM), then an MLP."""
+    """t [...] in [0, 1] -> [..., D]: sinusoids of 1000 t (DDPM), in fp32 as bf16 is too coarse, then an MLP."""
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__()
-        frequency = 10_000.0 ** (-torch.arange(width // 2) / (width // 2))
-        self.register_buffer("frequency", 1000 * frequency, persistent=False)
+        self.width = width
         self.layers = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        angle = t[..., None].float() * self.frequency.float()
+        exponent = torch.arange(self.width // 2, device=t.device, dtype=torch.float32) / (self.width // 2)
+        angle = 1000 * t[..., None].float() * 10_000.0**-exponent
         return self.layers(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.layers[0].weight.dtype))
 
 
@@ -156,7 +156,9 @@ class ModulatedMLP(nn.Module):
 
 
 def head_of(spec: CodeSpec, dim: int, chained: bool, flow_steps: int) -> nn.Module:
-    """The head that fits the codes."""
+    """The head that fits the codes. Raises ValueError for a chain of fewer than two books."""
+    if chained and len(spec.vocab) < 2:
+        raise ValueError(f"model.books=chain needs several books a code, this tokenizer has vocab {spec.vocab}")
     if not spec.vocab:
         return FlowHead(spec.channels, dim, flow_steps)
-    return (Chained if chained and len(spec.vocab) > 1 else Softmax)(spec.vocab, dim)
+    return (Chained if chained else Softmax)(spec.vocab, dim)

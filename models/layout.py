@@ -40,7 +40,7 @@ class Layout(nn.Module):
     def __init__(self, plan: Plan, attention: str, head_dim: int) -> None:
         super().__init__()
         self.plan, self.attention, self.head_dim = plan, attention, head_dim
-        for name in ("reads", "predicts", "at", "place_of", "mask", "starts", "decoded_before"):
+        for name in ("reads", "predicts", "at", "step", "place_of", "mask", "starts", "decoded_before"):
             self.register_buffer(name, getattr(plan, name), persistent=False)
         self._rope: dict[torch.device, Tensor] = {}
         self._attend: dict[torch.device, Attend] = {}

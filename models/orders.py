@@ -82,7 +82,7 @@ def pass_sizes(length: int, passes: int) -> list[int]:
     MaskGIT's cosine schedule read from the other end); passes = 0 is one code a pass."""
     if not passes:
         return [1] * length
-    sizes, done = [1], 1
+    sizes, done = [], 0
     while done < length:
         target = int((1 - math.cos(math.pi / 2 * (len(sizes) + 1) / passes)) * length + 1)
         sizes.append(min(max(min(target, length) - done, 1), length - done))

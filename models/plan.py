@@ -30,7 +30,7 @@ LEARNED = -3  # the place reads learned token i: LEARNED - i
 
 @dataclass(frozen=True)
 class Plan:
-    """Index tensors over L places, all int64.
+    """Index tensors over L places, all int64 (grid may be fractional).
 
     reads     [L, R] slots whose embeddings are averaged; or COND, LEARNED - i, padded with NONE
     predicts  [L, P] slots predicted from this place, all with the same logits; padded with NONE
@@ -131,11 +131,11 @@ def plane(spec: CodeSpec, unit: str) -> tuple[int, int]:
     return spec.grids[0]
 
 
-def divides(size: int, height: int, width: int) -> int:
+def divides(size: int, height: int, width: int, option: str = "unit.size") -> int:
     """`size`, if it divides the plane. Raises ValueError with the sizes that do."""
     fitting = [k for k in range(1, height + 1) if height % k == 0 and width % k == 0]
     if size not in fitting:
-        raise ValueError(f"unit.size={size} does not divide {height} x {width} codes; choose one of {fitting}")
+        raise ValueError(f"{option}: {size} does not divide {height} x {width} codes; sides that do are {fitting}")
     return size
 
 

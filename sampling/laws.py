@@ -17,12 +17,12 @@ from torch import Tensor
 
 from pointillist.models.dist import Dist, Noise
 
-# Share r in [0, 1] of the image decoded before a group -> how far guidance has grown from 1 to its full scale.
+# Share r in [0, 1] of the codes decoded before a group -> how far guidance has grown from 1 to its full scale.
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
     "constant": torch.ones_like,
-    "linear": lambda r: r,  # RandAR, MAR: r counts codes
+    "linear": lambda r: r,  # RandAR
     "cosine": lambda r: (1 - torch.cos(math.pi * r)) / 2,  # RAR with power 1
-    "steps": lambda r: r,  # VAR's scales, xAR's cells: r counts the unit's steps, and reaches 1 at the last
+    "steps": lambda r: r,  # VAR's scales, xAR's cells: r counts the unit's steps instead, and reaches 1 at the last
 }
 
 
@@ -63,12 +63,12 @@ class Guided(Law):
     schedule: str = "constant"
     streams = 2
 
-    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> GuidedState:
-        both, orders = (
-            torch.cat([cond, self.generator.null(cond)]),
-            None if order is None else torch.cat([order, order]),
-        )
-        return GuidedState(self.generator.start(both, torch.cat([images, images]), noise, orders))
+    def start(
+        self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None, known: int = 0
+    ) -> GuidedState:
+        twice = None if order is None else torch.cat([order, order])
+        both = torch.cat([cond, self.generator.null(cond)])
+        return GuidedState(self.generator.start(both, torch.cat([images, images]), noise, twice, known))
 
     def groups(self, state: GuidedState) -> list[Tensor]:
         return [group.chunk(2)[0] for group in self.generator.groups(state.both)]
@@ -121,37 +121,40 @@ class Ordered(Law):
     def order(self, images: Tensor, noise: Noise) -> Tensor:
         return of_images(self.orders, images)
 
-    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> Any:
-        return self.generator.start(cond, images, noise, self.order(images, noise) if order is None else order)
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None, known: int = 0) -> Any:
+        order = self.order(images, noise) if order is None else order
+        return self.generator.start(cond, images, noise, order, known)
 
 
 @dataclass
 class Inpaint(Law):
     """The law of the unknown codes given the known ones, for every sampler: known codes are certain.
 
-    codes [images, N, ...] by global image index or [1, N, ...] for all, known [images | 1, N] bool. A unit of any order
-    decodes the known codes first. One of fixed order can only be asked for what it decodes after them.
+    codes [images, N, ...] by global image index or [1, N, ...] for all, known [1, N] bool. A unit of any order is given
+    the known codes first. One of fixed order can only be asked for what it decodes after them.
     """
 
     codes: Tensor
     known: Tensor
 
     def __post_init__(self) -> None:
+        assert len(self.known) == 1, "images of one request share a mask: their passes are the same"
         assert can_keep(self.generator, self.known), "this unit would paint codes before it sees those that are kept"
 
     def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> Any:
-        codes, known = of_images(self.codes, images), of_images(self.known, images)
-        if self.any_order:
-            order = self.generator.order(images, noise) if order is None else order
-            order = order.gather(1, (~known).gather(1, order).long().argsort(dim=-1, stable=True))
-        state = self.generator.start(cond, images, noise, order)
+        if not self.any_order:
+            return self.generator.start(cond, images, noise, order)
+        order = self.generator.order(images, noise) if order is None else order
+        known = self.known.expand(len(images), -1)
+        order = order.gather(1, (~known).gather(1, order).long().argsort(dim=-1, stable=True))
+        state = self.generator.start(cond, images, noise, order, int(self.known.sum()))
         if self.any_subset:
-            self.generator.reveal(state, codes, known)
+            self.generator.reveal(state, of_images(self.codes, images), known)
         return state
 
     def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Dist:
         rows, asked = torch.arange(len(slots), device=slots.device)[:, None, None], slots.clamp_min(0)
-        codes, known = (of_images(x, state.images)[rows, asked] for x in (self.codes, self.known))
+        codes, known = of_images(self.codes, state.images)[rows, asked], self.known[0, asked]
         return self.generator.query(state, slots, draft).given(codes, known)
 
 
@@ -161,7 +164,7 @@ def of_images(values: Tensor, images: Tensor) -> Tensor:
 
 
 def can_keep(generator: Any, known: Tensor) -> bool:
-    """Does every code to be painted see the known ones, [images | 1, N] bool? In any order it can; a plan must decode
+    """Does every code to be painted see the known ones, [1, N] bool? In any order it can; a plan must decode
     it after the last known one; together with it too, where codes of one step are independent given those before."""
     if generator.plan.num_codes != known.shape[1]:
         return False  # other codes are decoded on the way
@@ -183,5 +186,7 @@ def target(generator: Any, guidance: float, schedule: str, temperature: float, t
             raise ValueError(f"{name} must be at least {least} and finite, got {value}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must lie in (0, 1], 1 = off, got {top_p}")
+    if not generator.spec.vocab and (top_k or top_p != 1):
+        raise ValueError(f"continuous codes have no top_k and top_p, got {top_k} and {top_p}; leave them off")
     law = generator if guidance == 1 else Guided(generator, guidance, schedule)
     return law if (temperature, top_k, top_p) == (1, 0, 1) else Warp(law, temperature, top_k, top_p)

@@ -42,9 +42,18 @@ class Options:
             )
 
 
+FOLLOWS_SCHEDULE = False  # it chooses what to decode, whatever the unit's order and passes are
+
+
 def fits(generator: Any) -> bool:
     """It needs the laws of any unknown codes given any known ones."""
     return generator.any_subset
+
+
+def check(generator: Any, options: Options) -> None:
+    """Raises ValueError where these options do not fit the generator's codes."""
+    if not generator.spec.vocab and options.pick == "confidence":
+        raise ValueError("continuous codes have no probability to trust; use sampler.pick=random")
 
 
 def masked_after(length: int, passes: int, schedule: str) -> list[int]:

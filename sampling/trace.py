@@ -19,13 +19,14 @@ class Trace:
     A guided pass is one evaluation with `streams` = 2: both halves run together.
 
     seconds    wall time inside `timed`, the device's work included
+    codes_asked  laws asked for, of all passes and streams
     nfe        images by how many passes were made while the image was unfinished
     committed  (image, pass) pairs by how many groups were kept
     """
 
     streams: int = 1
     passes: int = 0
-    codes_fed: int = 0
+    codes_asked: int = 0
     seconds: float = 0.0
     nfe: dict[int, int] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class Trace:
         dist = law.query(state, slots, draft)
         self.streams = law.streams
         self.passes += dist.passes
-        self.codes_fed += slots.numel() * self.streams * dist.passes
+        self.codes_asked += slots.numel() * self.streams * dist.passes
         return dist
 
     def kept(self, groups: int, times: int) -> None:
@@ -63,7 +64,7 @@ class Trace:
             "seconds_per_image": self.seconds / max(images, 1),
             "streams": self.streams,
             "passes": self.passes,
-            "codes_fed": self.codes_fed,
+            "codes_asked": self.codes_asked,
             "seconds": self.seconds,
             "nfe": {str(k): v for k, v in sorted(self.nfe.items())},
             "committed": {str(k): v for k, v in sorted(self.committed.items())},
@@ -72,5 +73,5 @@ class Trace:
     @classmethod
     def restore(cls, summary: dict[str, Any]) -> Trace:
         """Continue counting where a stopped run left off."""
-        counts = {k: summary[k] for k in ("streams", "passes", "codes_fed", "seconds")}
+        counts = {k: summary[k] for k in ("streams", "passes", "codes_asked", "seconds")}
         return cls(**counts, **{k: {int(n): v for n, v in summary[k].items()} for k in ("nfe", "committed")})

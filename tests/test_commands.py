@@ -211,7 +211,7 @@ def test_bad_options_are_one_line(tokenizer, tmp_path):
     run = f"out={tmp_path / 'run'}"
     fails("Did you mean: 'steps'?", "train.py", *TOKENIZER, run, "step=3")
     fails("no configuration file nowhere.yaml", "train.py", "nowhere.yaml")
-    fails("choose one of conv, patches", "train.py", *TOKENIZER, run, "tokenizer=cnv")
+    fails("choose one of conv, latent, patches, pyramid", "train.py", *TOKENIZER, run, "tokenizer=cnv")
     fails("expected key=value, got 'steps'", "train.py", *TOKENIZER, run, "steps")
     fails("choose one of nano", "train.py", *GENERATOR, run, f"tokenizer={tokenizer}", "model.size=huge")
     fails("no run at nowhere", "train.py", *GENERATOR, run, "tokenizer=nowhere")
@@ -237,10 +237,12 @@ def test_a_sample_request_that_cannot_be_met_is_one_line(generator, tmp_path):
 def test_wrong_combinations_are_refused_with_those_that_fit(generator, tokenizer, tmp_path):
     fails("samplers that do: ancestral; units for this sampler: masked", "sample.py", generator, "sampler=masked")
     words = [*GENERATOR, f"out={tmp_path / 'r'}", f"tokenizer={tokenizer}"]
-    fails("units that fit: cell, dither, line, masked", "train.py", *words, "unit=scale")
+    fails("tokenizer=pyramid trains such a one; units that fit: ", "train.py", *words, "unit=scale")
     fails("needs continuous codes", "train.py", *words, "unit=flow")
-    fails("decodes in a fixed order; units of any order: masked, randar", "sample.py", generator, "order=snake")
+    fails("decodes in a fixed order; units of any order: ", "sample.py", generator, "order=snake")
     fails("unit.order cannot change after training", "sample.py", generator, "unit.order=snake")
+    fails("model.flow_steps cannot change after training", "sample.py", generator, "model.flow_steps=5")
+    fails("model.books=chain needs several books", "train.py", *words, "model.books=chain")
     assert not (tmp_path / "r").exists()
 
 
@@ -264,12 +266,14 @@ def test_inpainting_keeps_the_codes_outside_the_mask(any_order, generator, token
     for name in codes:
         assert (codes[name][:, :, :2] == codes["a"][:1, :, :2]).all(), "kept"
         assert (codes[name][:, :, 2:] != codes[name][:1, :, 2:]).any(), "painted"
-    fails("before it sees all that are kept; units that can fill any mask: masked", "sample.py", generator, *request,
+    fails("before it sees all that are kept; units that can fill any mask: ", "sample.py", generator, *request,
           "mask=left", f"out={tmp_path / 'd'}")  # fmt: skip
     succeeds("sample.py", generator, *request, "mask=bottom", f"out={tmp_path / 'e'}")
     fails("inpainting needs image=FILE and mask", "sample.py", any_order, "mask=left", f"out={tmp_path / 'd'}")
     fails("no image file nowhere", "sample.py", any_order, f"image={image}", "mask=nowhere", f"out={tmp_path / 'd'}")
-    fails("given_sha256 was", "sample.py", any_order, *request, "mask=left", f"out={tmp_path / 'a'}")
+    fails("kept_sha256 was", "sample.py", any_order, *request, "mask=left", f"out={tmp_path / 'a'}")
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "black.png")
+    fails("paints nothing", "sample.py", any_order, f"image={image}", f"mask={tmp_path / 'black.png'}", "out=nowhere")
     (tmp_path / "text.png").write_text("text")
     fails("not an image", "sample.py", any_order, f"image={tmp_path / 'text.png'}", "mask=left", "out=nowhere")
 
@@ -281,6 +285,7 @@ def test_orders_and_passes_may_be_chosen_when_sampling(any_order, tmp_path):
     orders = np.stack([np.random.default_rng(i).permutation(16) for i in range(3)])
     np.save(tmp_path / "orders.npy", orders)
     succeeds("sample.py", any_order, "num_images=3", f"order={tmp_path / 'orders.npy'}", f"out={tmp_path / 'c'}")
+    fails("chooses what to decode by itself", "sample.py", any_order, "sampler=masked", "order=snake")
     np.save(tmp_path / "wrong.npy", orders[:2])
     fails("one for each of 3 images", "sample.py", any_order, "num_images=3", f"order={tmp_path / 'wrong.npy'}",
           f"out={tmp_path / 'd'}")  # fmt: skip
@@ -310,13 +315,16 @@ def test_every_family_of_codes_goes_all_the_way(family, tmp_path):
     request = ["num_images=6", "guidance=2", "guidance_schedule=steps", "precision=fp64"]
     for size in (6, 2):
         succeeds("sample.py", tmp_path / "g", *request, f"batch_size={size}", f"out={tmp_path / str(size)}")
+    if "tokenizer=latent" in tokenize:
+        fails("have no top_k and top_p", "sample.py", tmp_path / "g", "top_p=0.9")
+    succeeds("sample.py", tmp_path / "g", "num_images=2", "precision=bf16", f"out={tmp_path / 'bf16'}")
     a, b = (np.load(tmp_path / size / "codes.npz")["codes"] for size in ("6", "2"))
     assert a.shape == b.shape and np.allclose(a, b, atol=1e-6) and (a != a[:1]).any()
 
 
 def test_help_and_choices_list_what_there_is():
     text = succeeds("train.py", *TOKENIZER, "--help")
-    assert "tokenizer.levels" in text and "(conv | patches)" in text
+    assert "tokenizer.levels" in text and "(conv | latent | patches | pyramid)" in text
     assert "ancestral" in succeeds("sample.py", "sampler=?")
 
 

@@ -8,9 +8,14 @@ import pytest
 import torch
 from scipy import stats
 
+from pointillist import CodeSpec
 from pointillist.models.dist import Categorical, Chain, Flow, guide
+from pointillist.models.generator import Options
 from pointillist.models.heads import FlowHead, Softmax
+from pointillist.models.units import flow
+from pointillist.sampling import ancestral
 from pointillist.sampling.noise import Noise
+from pointillist.sampling.trace import Trace
 
 IMAGES = 20_000
 
@@ -90,8 +95,8 @@ def test_a_guided_flow_is_the_flow_of_the_guided_velocity():
     guided = Flow(two, 1, 9).guided(torch.full((50, 1), 3.0)).sample(Noise(1), images, slots)
     plain = Flow(lambda x, t: -x + 3 * (gaussian(x, t) + x), 1, 9).sample(Noise(1), images, slots)
     assert torch.allclose(guided, plain, atol=1e-12)
-    with pytest.raises(ValueError, match="no top_k"):
-        Flow(gaussian, 1, 9).warped(1.0, 5, 1.0)
+    cold = Flow(gaussian, 1, 9).warped(0.0, 0, 1.0).sample(Noise(1), images, slots)
+    assert (cold == cold[0]).all(), "temperature 0: the noise is gone"
 
 
 def test_given_codes_are_kept_exactly_by_every_kind_of_law():
@@ -110,6 +115,24 @@ def test_given_codes_are_kept_exactly_by_every_kind_of_law():
         assert torch.equal(drawn[:, :, 0], codes[:, :, 0])
         assert torch.equal(drawn[:, :, 1], law.sample(Noise(0), images, slots)[:, :, 1]), "the others are untouched"
         assert not torch.equal(drawn[:, :, 1], codes[:, :, 1])
+
+
+@pytest.mark.parametrize("group", ["cell", "scale"])
+def test_a_flow_unit_learns_what_it_is_shown(group):
+    """Two classes, two images: after training a sample of each class is its image, and not the other's."""
+    torch.manual_seed(0)
+    spec = CodeSpec(((4, 4),), (), 2)
+    unit = flow.Options(group=group, size=2, sides=[1, 2])
+    model = flow.Generator(Options(size="nano", flow_steps=12), spec, flow.plan(spec, unit), 2, unit)
+    images, cond = torch.randn(2, 16, 2).sign(), torch.arange(2).repeat(8)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(250):
+        optimizer.zero_grad()
+        model.loss(images[cond], cond)["loss"].backward()
+        optimizer.step()
+    drawn = ancestral.sample(model.eval(), cond, Noise(0), torch.arange(16), Trace(), ancestral.Options())
+    error, other = ((drawn - images[c]).square().mean() for c in (cond, 1 - cond))
+    assert error < 0.25 < 1 < other, (float(error), float(other))
 
 
 def test_a_flow_head_learns_what_it_is_shown():

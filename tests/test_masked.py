@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,33 @@ from pointillist.models.units.masked import hidden_codes
 from pointillist.sampling import masked
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
-from tests.toys import others, random_codes, toy
+from tests.toys import random_codes, toy
 
 GOLDEN = Path(__file__).parent / "golden" / "masked_decoding"
 CASES, META = load_file(GOLDEN / "cases.safetensors"), json.loads((GOLDEN / "meta.json").read_text())
 COND = torch.tensor([0, 3, 5])
 
 
-@torch.no_grad()
-def test_a_hidden_code_moves_nothing_and_a_known_one_does():
-    model = toy("masked")
-    codes = random_codes(model)
-    hide = torch.rand(codes.shape, generator=torch.Generator().manual_seed(0)) < 0.6
-    before = model(hidden_codes(codes, hide), COND)
-    assert torch.equal(model(hidden_codes(torch.where(hide, others(model, codes), codes), hide), COND), before)
-    assert not torch.equal(model(hidden_codes(torch.where(hide, codes, others(model, codes)), hide), COND), before)
+@pytest.mark.parametrize("ratio", ["cosine", "arccos"])
+def test_training_hides_what_it_scores_and_nothing_else(ratio):
+    """The loss is the mean over just the codes that the network was not shown; their share follows the ratio's law."""
+    plain = {"dropout": 0.0, "token_dropout": 0.0, "label_dropout": 0.0}
+    model, seen = toy("masked", ratio=ratio, model=plain), {}
+    codes, cond = random_codes(model, 2000), torch.zeros(2000, dtype=torch.long)
+    hidden = model.hidden
+    model.hidden = lambda c, *rest: (seen.update(codes=c), hidden(c, *rest))[1]
+    model.train()
+    torch.manual_seed(0)
+    loss = model.loss(codes, cond)["loss"].item()
+    hide = seen["codes"] < 0
+    assert torch.equal(seen["codes"][~hide], codes[~hide]) and hide.any(1).all()
+    with torch.no_grad():
+        nats = model.head.loss(hidden(seen["codes"], cond), codes)
+    assert loss == pytest.approx(nats[hide].mean().item(), rel=1e-9)
+    assert loss != pytest.approx(nats.mean().item(), rel=1e-3), "the control: over all codes"
+    nearly_all = (hide.double().mean(1) > 0.9).double().mean().item()  # ceil(16 r) > 14.4: r > 14 / 16
+    share = {"cosine": math.acos(14 / 16) * 2 / math.pi, "arccos": math.cos(math.pi / 2 * 14 / 16)}
+    assert nearly_all == pytest.approx(share[ratio], abs=0.01)
 
 
 @torch.no_grad()

@@ -190,7 +190,7 @@ def test_trace_counts_a_guided_pass_once():
     ancestral.sample(law, torch.zeros(3, dtype=torch.long), Noise(0), torch.arange(3), trace, ancestral.Options())
     summary = trace.summary()
     assert (summary["nfe_per_image"], summary["streams"], summary["passes"]) == (16, 2, 16)
-    assert summary["codes_fed"] == 2 * 3 * 16 and summary["committed"] == {"1": 48}
+    assert summary["codes_asked"] == 2 * 3 * 16 and summary["committed"] == {"1": 48}
     assert Trace.restore(summary) == trace
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_probabilities_of_all_images_sum_to_one(name):
     """Through the decoding path, in fp64, over every image of 4 codes of 3 (of 2 codes of two books of 3 and 2)."""
     big = TOYS[name]
     spec = SMALLEST.get(big.spec, CodeSpec(((1, 2),), (3, 2), 1))
-    module, unit = find("models/units", big.unit.name), small(big.unit)
+    module, unit = find("models/units", big.unit.name), small(big.unit, spec)
     toy = toy_generator(module.plan(spec, unit), spec, type(big), unit, books=big.options.books)
     values = list(product(*[range(v) for v in spec.vocab] * spec.length))
     codes = torch.tensor(values).view(-1, spec.length, len(spec.vocab))
@@ -180,10 +181,14 @@ def test_probabilities_of_all_images_sum_to_one(name):
     assert len(codes) in (81, 36) and abs(float(total.exp().sum()) - 1) < 1e-12
 
 
-def small(unit):
-    """Options that fit a 2 x 2 plane."""
-    fitting = {"cell": {"size": 1}, "subsample": {"size": 2}}
-    return type(unit)(**fitting.get(unit.name, {"passes": 3} if getattr(unit, "passes", 0) else {}))
+def small(unit, spec):
+    """Options of the unit that fit the small spec: its own, or size 1 where it has one; three passes if any."""
+    options = {"passes": 3} if getattr(unit, "passes", 0) else {}
+    try:
+        find("models/units", unit.name).plan(spec, type(unit)(**options))
+    except ValueError:
+        options["size"] = 1
+    return type(unit)(**options)
 
 
 @pytest.mark.parametrize("name", DISCRETE)
@@ -227,13 +232,69 @@ def test_the_schedule_is_what_guidance_schedules_count():
 
 
 @pytest.mark.parametrize("name", choices("models/units"))
-def test_a_unit_is_a_short_file_and_refuses_codes_it_cannot_hold(name):
-    module = find("models/units", name)
-    fits = 0
+def test_a_unit_is_a_short_file_and_names_itself_when_codes_do_not_fit(name):
+    module, fits = find("models/units", name), 0
+    own_generator = hasattr(module, "Generator")
+    assert len(Path(module.__file__).read_text().splitlines()) <= (160 if own_generator else 50)
     for spec in (GRID, t.PYRAMID, t.LATENT, BOOKS):
         try:
             module.plan(spec, module.Options())
             fits += 1
         except Misfit as e:
-            assert name in str(e) or "unit=" in str(e)
+            assert f"unit={name} needs" in str(e)
     assert fits
+
+
+def captured(toy: Generator, **arguments) -> dict:
+    """What loss() hands to hidden(), at a training step."""
+    seen, hidden = {}, toy.hidden
+    toy.hidden = lambda codes, cond, order=None, layout=None: (
+        seen.update(codes=codes, cond=cond, order=order), hidden(codes, cond, order, layout))[1]  # fmt: skip
+    toy.train()
+    seen["loss"] = toy.loss(**arguments)["loss"]
+    toy.eval()
+    del toy.hidden
+    return seen
+
+
+def test_random_orders_give_way_to_raster_over_the_training():
+    toy, torch_seed = t.toy("rar"), torch.manual_seed(0)
+    codes, cond = random_codes(toy, 400), torch.zeros(400, dtype=torch.long)
+    raster = torch.arange(16)
+    shares = {}
+    for progress in (0.0, 0.49, 0.6, 0.76):
+        order = captured(toy, codes=codes, cond=cond, progress=progress)["order"]
+        shares[progress] = 0.0 if order is None else float((order != raster).any(1).double().mean())
+        assert order is None or torch.equal(order.sort(1).values, raster.expand(400, -1))
+    assert shares[0.0] == shares[0.49] == 1 and 0.5 < shares[0.6] < 0.7 and shares[0.76] == 0
+    assert torch_seed is not None
+
+
+def test_the_class_is_dropped_as_often_as_asked_and_only_in_training():
+    toy = t.toy("token", model={"label_dropout": 0.3})
+    codes, cond = random_codes(toy, 1000), torch.ones(1000, dtype=torch.long)
+    torch.manual_seed(0)
+    dropped = captured(toy, codes=codes, cond=cond)["cond"] == toy.num_classes
+    assert 0.25 < float(dropped.double().mean()) < 0.35
+    assert torch.equal(toy.drop(cond), cond), "not in evaluation"
+
+
+def test_a_loss_compiles_while_its_training_proceeds():
+    """progress is a Python number that changes at every step: it must not mean a compilation at every step."""
+    compiled, graphs = {}, []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    for name in ("token", "patch", "rar"):
+        toy = t.toy(name)
+        codes, graphs[:] = random_codes(toy), []
+        loss = torch.compile(toy.loss, backend=backend)
+        for step in range(24):
+            torch.manual_seed(step)
+            mine = loss(codes, COND, progress=step / 24)["loss"]
+            torch.manual_seed(step)
+            assert torch.allclose(mine, toy.loss(codes, COND, progress=step / 24)["loss"])
+        compiled[name] = len(graphs)
+    assert max(compiled.values()) < 12, compiled

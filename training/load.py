@@ -45,8 +45,10 @@ def kind_of(unit: str) -> type[Generator]:
     return getattr(find("models/units", unit), "Generator", Generator)
 
 
-def check_sampler(name: str, generator: Generator) -> None:
-    """Raises ValueError, naming what does fit, where a sampler needs more than this unit's generator gives."""
+def check_sampler(options: Any, generator: Generator, scheduled: bool) -> None:
+    """Raises ValueError, naming what does fit, where a sampler needs more than this unit's generator gives, or where
+    an order or passes are asked for (`scheduled`) of a sampler that chooses by itself."""
+    name, sampler = options.name, find("sampling", options.name)
     needs = {n: getattr(find("sampling", n), "fits", lambda _: True) for n in choices("sampling")}
     if not needs.get(name, lambda _: True)(generator):
         units = [u for u in fitting(generator.spec) if needs[name](kind_of(u))]
@@ -54,6 +56,12 @@ def check_sampler(name: str, generator: Generator) -> None:
             f"sampler={name} does not fit unit={generator.unit.name}; samplers that do: "
             f"{', '.join(n for n in needs if needs[n](generator))}; units for this sampler: {', '.join(units)}"
         )
+    if scheduled and not getattr(sampler, "FOLLOWS_SCHEDULE", True):
+        raise ValueError(
+            f"sampler={name} chooses what to decode by itself: order= and unit.* are for sampler=ancestral"
+        )
+    if hasattr(sampler, "check"):
+        sampler.check(generator, options)
 
 
 def fitting(spec: CodeSpec) -> list[str]:
@@ -93,7 +101,8 @@ def load_generator(
         name = config["unit"]["name"]
         module = find("models/units", name)
         units = override("unit", unit or {}, config["unit"], getattr(module, "SAMPLING", set()))
-        models = override("model", model or {}, config["model"], SAMPLING)
+        allowed = SAMPLING - ({"flow_steps"} if config["spec"]["vocab"] else set())
+        models = override("model", model or {}, config["model"], allowed)
         spec, lift = CodeSpec.from_dict(config["spec"]), None
         if kind_of(name).reads_lift:
             lift = find("tokenizers", config["tokenizer"]["name"]).Lift(spec)

@@ -76,18 +76,18 @@ class SampleFiles:
         self.done[index] = 1
         self.done.flush()
 
-    def finish(self, report: dict, names: list[str], title: str) -> None:
+    def finish(self, report: dict, names: list[str], title: str, above: list[tuple[str, torch.Tensor]]) -> None:
         """Write grid.png, images.npz, codes.npz and, last, sample.json; then the parts go."""
-        self._save_grid(names, title)
+        self._save_grid(names, title, above)
         np.save(self.parts / "labels.npy", self.labels.astype(np.int64))
         _zip(self.out / "images.npz", {"arr_0": self.parts / "images.npy", "arr_1": self.parts / "labels.npy"})
         _zip(self.out / "codes.npz", {"codes": self.parts / "codes.npy", "labels": self.parts / "labels.npy"})
         write_json(self.out / "sample.json", report)
         shutil.rmtree(self.parts)
 
-    def _save_grid(self, names: list[str], title: str, columns: int = 12) -> None:
-        """The first samples of each class, at most sixteen classes."""
-        rows = []
+    def _save_grid(self, names: list[str], title: str, above: list, columns: int = 12) -> None:
+        """Under the rows given, the first samples of each class, at most sixteen classes."""
+        rows = list(above)
         for label in np.unique(self.labels)[:16]:
             first = self.images[np.flatnonzero(self.labels == label)[:columns]]
             rows.append((names[label], torch.from_numpy(first).permute(0, 3, 1, 2)))

@@ -73,11 +73,13 @@ class Generator(generator.Generator):
         self.spec, self.grids, dim = spec, grids, options.shape().dim
         self.time, self.modulate = TimeEmbedding(dim), nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.position = nn.Embedding(plan.num_codes, dim)
-        self.head = nn.Linear(dim, spec.channels)
         nn.init.normal_(self.position.weight, std=0.02)
         for layer in (self.modulate[1], self.head):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    def new_head(self, dim: int) -> nn.Module:
+        return nn.Linear(dim, self.spec.channels)
 
     def targets(self, codes: Tensor) -> Tensor:
         """Codes [B, N, C] -> what the groups hold, [B, L, C]: for X = scale the averages come first."""
@@ -89,7 +91,7 @@ class Generator(generator.Generator):
         """Velocities [B, L, C] by slot of noised codes [B, L, C] at levels t [B, S] of the S groups; None = clean."""
         t = torch.zeros(len(codes), len(self.plan.groups), device=codes.device) if t is None else t
         slots, layout = self.layout.reads[:, 0], self.layout
-        x, modulation = self.embed(codes[:, slots], slots, cond, t, self.plan.step.to(t.device))
+        x, modulation = self.embed(codes[:, slots], slots, cond, t, layout.step)
         x = self.transformer(self.embedding_drop(x), layout.rope(layout.at[None]), layout.attend(x.device), modulation)
         return self.head(x)[:, layout.place_of]
 
@@ -103,7 +105,7 @@ class Generator(generator.Generator):
         self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
     ) -> dict[str, Tensor]:
         """Mean squared error of the velocities; a level t ~ sigmoid(N(0, 1)) for every image and group."""
-        codes, step_of = self.targets(codes), self.plan.step.to(codes.device)[self.layout.place_of]
+        codes, step_of = self.targets(codes), self.layout.step[self.layout.place_of]
         t, eps = torch.randn(len(codes), len(self.plan.groups), device=codes.device).sigmoid(), torch.randn_like(codes)
         v = self(torch.lerp(codes, eps, t[:, step_of, None]), self.drop(cond), None, t)
         return {"loss": (at_least_fp32(v) - (eps - codes)).square().mean()}

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from pointillist import CodeSpec
 from pointillist.models import generator
+from pointillist.models.any_order import AnyOrder
 from pointillist.models.dist import Dist, Noise
 from pointillist.models.generator import State
 from pointillist.models.layout import Index
-from pointillist.models.orders import pass_sizes
 from pointillist.models.plan import COND, NONE, Plan, positions
+from pointillist.models.transformer import Cache
 
 SAMPLING = {"passes"}  # options that may change after training
 
@@ -32,6 +33,10 @@ class Options:
     ratio: Literal["cosine", "arccos"] = "cosine"  # law of the hidden share in training: MaskGIT's or TiTok's
     passes: int = 16  # of a whole image in random order, cosine schedule; 0 = one code a pass
 
+    def __post_init__(self) -> None:
+        if self.passes < 0:
+            raise ValueError(f"unit.passes must be at least 0, got {self.passes}")
+
 
 def plan(spec: CodeSpec, options: Options) -> Plan:
     """L = N + 1 places that all see one another: the condition, then every code at its own."""
@@ -40,8 +45,7 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
     return Plan(reads, predicts, reads[:, 0], positions(spec), torch.zeros(spec.length + 1, dtype=torch.long))
 
 
-class Generator(generator.Generator):
-    any_order = True
+class Generator(AnyOrder):
     any_subset = True
 
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
@@ -49,7 +53,6 @@ class Generator(generator.Generator):
         self.mask, self.position = nn.Parameter(torch.zeros(dim := options.shape().dim)), nn.Embedding(spec.length, dim)
         nn.init.normal_(self.mask, std=0.02)
         nn.init.normal_(self.position.weight, std=0.02)
-        self.sizes = pass_sizes(spec.length, unit.passes)
 
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         codes = codes[:, : self.plan.num_codes]
@@ -63,7 +66,7 @@ class Generator(generator.Generator):
         """Mean loss of hidden codes. In training the hidden share follows unit.ratio; in evaluation the hidden number
         is uniform, which bounds -log p of an image decoded one code a pass in random order, per code."""
         batch, length = codes.shape[:2]
-        u = (torch.arange(batch, device=codes.device) + torch.rand((), device=codes.device)) / batch  # spread over 0..1
+        u = (torch.randperm(batch, device=codes.device) + torch.rand((), device=codes.device)) / batch  # spread evenly
         if self.training:
             u = (torch.pi / 2 * u).cos() if self.unit.ratio == "cosine" else u.arccos() * 2 / torch.pi
         number = (u * length).floor().long() + 1 if not self.training else (u * length).ceil().long().clamp(1, length)
@@ -71,13 +74,13 @@ class Generator(generator.Generator):
         losses = self.head.loss(self.hidden(hidden_codes(codes, hide), self.drop(cond)), codes) * hide
         return {"loss": losses.sum() / hide.sum() if self.training else (losses.sum(1) / hide.sum(1)).mean()}
 
-    def order(self, images: Tensor, noise: Noise) -> Tensor:
-        return noise.uniform("order", images, torch.zeros_like(images), self.plan.num_codes).argsort(-1)
-
-    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None) -> State:
-        state = super().start(cond, images, noise, order)
-        state.index, state.caches = self.layout.index(), []  # the order is a schedule; every place sees every other
+    def start(self, cond: Tensor, images: Tensor, noise: Noise, order: Tensor | None = None, known: int = 0) -> State:
+        state = super().start(cond, images, noise, order, known)
+        state.index = self.layout.index()  # the order is a schedule; every place sees every other
         return state
+
+    def new_caches(self, batch: int) -> list[Cache]:
+        return []
 
     def blank(self, cond: Tensor) -> Tensor:
         return super().blank(cond) - 1 if self.spec.vocab else super().blank(cond) * math.nan
@@ -91,12 +94,14 @@ class Generator(generator.Generator):
         state.codes[:, :-1] = hidden_codes(codes.to(state.codes.dtype), ~known)
 
     def groups(self, state: State) -> list[Tensor]:
-        return list(state.order.split(self.sizes, dim=1))
+        groups = super().groups(state)
+        return groups[1:] if state.known else groups  # what is given has been revealed
 
     def decoded(self, state: State, m: int) -> Tensor:
         return self.revealed(state).sum(1, keepdim=True).expand(-1, m)
 
     def step_share(self, state: State, m: int) -> Tensor:
+        """A sampler may take its own number of passes, so codes are counted here too."""
         return self.decoded(state, m) / self.plan.num_codes
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:

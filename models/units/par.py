@@ -29,7 +29,7 @@ class Options:
 def plan(spec: CodeSpec, options: Options) -> Plan:
     """L = N places, n + (N - n) / n steps. Raises ValueError where the regions do not divide the plane."""
     (height, width), n = plane(spec, "par"), options.regions
-    side = divides(isqrt(n), height, width)
+    side = divides(isqrt(n), height, width, "the root of unit.regions")
     order = torch.arange(spec.length).view(side, height // side, side, width // side).permute(1, 3, 0, 2).flatten()
     place = torch.arange(spec.length)
     before = torch.where(place <= n, place - 1, place - n).clamp_min(0)  # whose code a place reads, in this order

@@ -25,8 +25,12 @@ class Options:
     rate: float = 0.5  # a stage ends at this share of where the next one does
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise ValueError(f"unit.rate must lie between 0 and 1, got {self.rate}")
+        falling = self.sides == sorted(set(self.sides), reverse=True) and min(self.sides, default=2) > 1
+        if not (falling and 0 < self.rate < 1):
+            raise ValueError(
+                "unit.sides must fall and stay above 1, and unit.rate must lie between 0 and 1; got "
+                f"{self.sides} and {self.rate}"
+            )
 
     def stage(self, progress: float) -> int:
         """Of n stages before single codes, stage i ends after rate^(n - i) of the training; n is single codes."""
@@ -37,7 +41,7 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
     """The last stage's, which sampling uses. Raises ValueError where a side does not divide the plane."""
     height, width = plane(spec, "patch")
     for side in options.sides:
-        divides(side, height, width)
+        divides(side, height, width, "unit.sides")
     return token.plan(spec, token.Options())
 
 

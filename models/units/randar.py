@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from pointillist import CodeSpec
-from pointillist.models import generator
-from pointillist.models.dist import Dist, Noise
+from pointillist.models.any_order import AnyOrder
+from pointillist.models.dist import Dist
 from pointillist.models.generator import State
 from pointillist.models.layout import Index
-from pointillist.models.orders import pass_sizes
 from pointillist.models.plan import COND, LEARNED, NONE, Plan, positions
 from pointillist.models.rope import rotate
 
@@ -29,6 +28,10 @@ SAMPLING = {"passes"}  # options that may change after training
 class Options:
     name: str = "randar"
     passes: int = 0  # of a whole image, cosine schedule (88 for 256 codes in the publication); 0 = one code a pass
+
+    def __post_init__(self) -> None:
+        if self.passes < 0:
+            raise ValueError(f"unit.passes must be at least 0, got {self.passes}")
 
 
 def plan(spec: CodeSpec, options: Options) -> Plan:
@@ -41,14 +44,7 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
     return Plan(reads[:, None], predicts[:, None], at, positions(spec), step, causal=True)
 
 
-class Generator(generator.Generator):
-    any_order = True
-
-    def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
-        super().__init__(options, spec, plan, num_classes, unit)
-        self.sizes = pass_sizes(spec.length, unit.passes)
-        self.layout.decoded_before = torch.tensor([0, *self.sizes]).cumsum(0)
-
+class Generator(AnyOrder):
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         x = super().embed(codes, cond, index)
         heads = x.unflatten(-1, (self.transformer.shape.num_heads, -1))
@@ -63,23 +59,17 @@ class Generator(generator.Generator):
             order = torch.rand(codes.shape[:2], device=codes.device).argsort(-1)
         return super().loss(codes, cond, order)
 
-    def order(self, images: Tensor, noise: Noise) -> Tensor:
-        return noise.uniform("order", images, torch.zeros_like(images), self.plan.num_codes).argsort(-1)
-
-    def groups(self, state: State) -> list[Tensor]:
-        return list(state.order.split(self.sizes, dim=1))
-
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
-        if max(self.sizes) == 1:
+        if max(self.sizes(state)) == 1:
             return super().query(state, slots, draft)
         assert draft is None, "several codes a pass are not verified in windows: use unit.passes=0"
         return self._ask(state, slots)
 
     def _ask(self, state: State, slots: Tensor) -> Dist:
         """Feed the codes of the last pass in their training places, then one instruction for each slot."""
-        batch, size, step = len(slots), slots.shape[2], state.longest
+        batch, size, step, sizes = len(slots), slots.shape[2], state.longest, self.sizes(state)
         state.slots = slots
-        done, last = sum(self.sizes[:step]), self.sizes[step - 1] if step else 0
+        done, last = sum(sizes[:step]), sizes[step - 1] if step else 0
         first = 2 * (done - last + 1) if step else 0
         settled = state.index.window(torch.arange(first, 2 * done + 1, device=slots.device)[None].expand(batch, -1))
         places = torch.arange(first, 2 * done + 1 + size, device=slots.device)

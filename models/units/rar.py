@@ -21,8 +21,7 @@ from pointillist.models.units import token
 @dataclass
 class Options:
     name: str = "rar"
-    anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])  # share of the training at which random orders
-    # begin to give way to raster, and at which raster alone is left
+    anneal: list[float] = field(default_factory=lambda: [0.5, 0.75])  # random orders give way to raster between these
 
     def __post_init__(self) -> None:
         if len(self.anneal) != 2 or not 0 <= self.anneal[0] <= self.anneal[1] <= 1:

@@ -2,8 +2,8 @@
 
 A scale reads what the coarser ones amount to: the tokenizer's f_hat, summed over them and brought to this scale's grid
 by its `lift` (codebook and phi convolutions), which the generator keeps a frozen copy of. The first scale reads the
-condition. Each scale has a level embedding, each
-code a position embedding, and codes stand at their centres on the finest grid.
+condition. Each scale has a level embedding, each code a position embedding, and codes stand at their centres on the
+finest grid.
 """
 
 from __future__ import annotations
@@ -26,22 +26,17 @@ class Options:
 
 def plan(spec: CodeSpec, options: Options) -> Plan:
     """L = N places, one step a scale. Raises Misfit for codes on one grid."""
-    if len(spec.grids) < 2 or len(spec.vocab) != 1:
+    if len(spec.grids) < 2 or len(spec.vocab) != 1 or any(len(grid) != 2 for grid in spec.grids):
         raise Misfit(
             f"unit=scale needs codes on a pyramid of grids and one book, this tokenizer has grids {spec.grids} and "
             f"{len(spec.vocab)} books; tokenizer=pyramid trains such a one"
         )
-    slots, step = torch.arange(spec.length), level(spec)
+    slots, codes = torch.arange(spec.length), torch.tensor([height * width for height, width in spec.grids])
+    step = torch.arange(len(codes)).repeat_interleave(codes)
     reads = torch.where(step == 0, COND, slots)
     size = torch.tensor(spec.grids, dtype=torch.float)
     centres = (positions(spec) + 0.5) * (size[-1] / size)[step] - 0.5
     return Plan(reads[:, None], slots[:, None], slots, centres, step)
-
-
-def level(spec: CodeSpec) -> Tensor:
-    """[N] the scale of each slot."""
-    codes = torch.tensor([height * width for height, width in spec.grids])
-    return torch.arange(len(codes)).repeat_interleave(codes)
 
 
 class Generator(generator.Generator):
@@ -57,12 +52,19 @@ class Generator(generator.Generator):
         lift: nn.Module,
     ) -> None:
         super().__init__(options, spec, plan, num_classes, unit)
-        del self.code_embedding  # codes are read through the lift
         dim = options.shape().dim
-        self.lift, self.word, self.level = lift.requires_grad_(False), nn.Linear(spec.channels, dim), level(spec)
+        self.lift, self.word = lift.requires_grad_(False), nn.Linear(spec.channels, dim)
         self.level_embedding, self.position = nn.Embedding(len(spec.grids), dim), nn.Embedding(spec.length, dim)
         for table in (self.level_embedding, self.position):
             nn.init.normal_(table.weight, std=0.02)
+
+    def new_code_embedding(self, dim: int) -> None:
+        """Codes are read through the lift."""
+
+    def cast(self, dtype: torch.dtype) -> None:
+        lift = self._modules.pop("lift")  # sums over scales stay as exact as the tokenizer's
+        super().cast(dtype)
+        self.lift = lift
 
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         slots = index.predicts[..., 0]  # [1 | B, W] each place reads what its own slot is to refine
@@ -70,4 +72,4 @@ class Generator(generator.Generator):
             maps = self.lift.inputs(codes[:, : self.plan.num_codes])  # [B, N, C]
         x = self.word(torch.take_along_dim(maps, slots[..., None], dim=1).to(self.word.weight.dtype))
         x = torch.where(index.reads == COND, self.class_embedding(cond)[:, None], x)
-        return x + self.level_embedding(self.level.to(slots.device)[slots]) + self.position(slots)
+        return x + self.level_embedding(self.layout.step[slots]) + self.position(slots)
