@@ -127,10 +127,14 @@ def calibrate(unit: Unit, minutes: float) -> dict:
 
 
 def steps_for(records: list[dict], minutes: float) -> dict:
-    """How many steps fill the minutes, from a log with a line a step; its first steps do not count."""
+    """How many steps fill the minutes, from a log with a line a step; its first steps do not count. The halves of the
+    training count the same: a curriculum's are not equally fast."""
     seconds = [r["seconds"] for r in records if "seconds" in r]  # cumulative
-    assert len(seconds) > WARM, f"a log of {len(seconds)} steps, more than {WARM} are needed"
-    each = (seconds[-1] - seconds[WARM - 1]) / (len(seconds) - WARM)
+    half = len(seconds) // 2
+    assert half > WARM, f"a log of {len(seconds)} steps, more than {2 * WARM} are needed"
+    first = (seconds[half - 1] - seconds[WARM - 1]) / (half - WARM)
+    second = (seconds[-1] - seconds[half - 1]) / (len(seconds) - half)
+    each = (first + second) / 2
     assert each > 0, "the log's clock stands still"
     return {"seconds_per_step": each, "steps": max(round(minutes * 60 / each), 1), "minutes": minutes}
 

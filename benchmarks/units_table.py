@@ -178,7 +178,8 @@ def caption(rows: list[dict], protocol: str) -> list[str]:
         f"{real['copies']:.1%}.",
         "",
         "Nats an image are of the codes, `-` where they are continuous and have no such likelihood. They and bits a "
-        "pixel compare units of one tokenizer only: another tokenizer's codes leave out another part of the image.",
+        "pixel compare units of one tokenizer only: another tokenizer's codes leave out another part of the image. "
+        "Those of any order (masked, randar) are means over random orders, for masked an upper bound.",
     ]
 
 

@@ -147,9 +147,7 @@ class Generator(nn.Module):
         """
         return self.head(self.hidden(codes, cond, order), codes)
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean loss of a code: nats, or the squared error of a flow. In training the class is dropped with
         options.label_dropout. progress in [0, 1] is the share of the training done, for units that change on the way.
         """

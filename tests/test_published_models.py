@@ -21,7 +21,7 @@ from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 
 GOLDEN = Path(__file__).parent / "golden"
-LLAMAGEN = ("llamagen_c2i", "llamagen_c2i_gqa")
+LLAMAGEN, PAR = ("llamagen_c2i", "llamagen_c2i_gqa"), ("par", "par_ar16")
 RENAMED = {
     "cls_embedding.embedding_table": "class_embedding",
     "spe_tok_embeddings.special_embeddings": "learned",
@@ -50,7 +50,7 @@ def load(system: str, passes: int = 0) -> tuple[Generator, dict, dict]:
     arguments, cases = meta["constructor_arguments"], load_file(folder / "cases.safetensors")
     side = isqrt(arguments["block_size"])
     spec = CodeSpec(grids=((side, side),), vocab=(arguments["vocab_size"],), channels=8)
-    if system == "par":
+    if system in PAR:
         plan = par.plan(spec, par.Options(regions=arguments["ar_token_num"]))
         assert torch.equal(plan.predicts[:, 0], cases["order"])
     else:
@@ -93,7 +93,7 @@ def in_step_order(logits: torch.Tensor, cases: dict) -> torch.Tensor:
     return logits if order is None else torch.take_along_dim(logits, order.expand(len(logits), -1)[..., None], dim=1)
 
 
-@pytest.mark.parametrize("system", [*LLAMAGEN, "par", "randar"])
+@pytest.mark.parametrize("system", [*LLAMAGEN, *PAR, "randar"])
 def test_teacher_forced_logits_loss_and_gradients(system):
     generator, cases, meta = load(system)
     codes, labels, order = teacher(system, cases)
@@ -166,6 +166,7 @@ def greedy(generator: Generator, labels: torch.Tensor, guidance: float, schedule
         ("llamagen_c2i", "gen_cfg4.tokens", "gen_nocfg.tokens"),
         ("llamagen_c2i_gqa", "naive_cfg4.tokens", "naive_nocfg.tokens"),
         ("par", "gen_cfg4.tokens_raster", "gen_nocfg.tokens_raster"),
+        ("par_ar16", "gen_cfg4.tokens_raster", "gen_nocfg.tokens_raster"),
     ],
 )
 def test_greedy_guided_generation_token_by_token(system, guided, plain):

@@ -134,6 +134,8 @@ def test_steps_fill_the_minutes_and_the_first_do_not_count():
     plan = units.steps_for(log_lines, minutes=2)
     assert plan == {"seconds_per_step": 0.5, "steps": 240, "minutes": 2}
     assert units.steps_for(slow + log_lines[8:24], minutes=1)["steps"] == 120
+    seconds = [0.2 * min(i, 20) + 0.6 * max(i - 20, 0) for i in range(1, 41)]  # two stages, 0.2 and 0.6 s a step
+    assert units.steps_for([{"seconds": s} for s in seconds], minutes=1)["steps"] == 150
     with pytest.raises(AssertionError, match="8 steps"):
         units.steps_for(slow, minutes=2)
 

@@ -101,9 +101,7 @@ class Generator(generator.Generator):
         modulation = self.modulate(self.class_embedding(cond)[:, None] + self.time(t)).unflatten(-1, (6, -1))
         return self.read(x) + self.position(slots), modulation[:, group]
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean squared error of the velocities; a level t ~ sigmoid(N(0, 1)) for every image and group."""
         codes, step_of = self.targets(codes), self.layout.step[self.layout.place_of]
         t, eps = torch.randn(len(codes), len(self.plan.groups), device=codes.device).sigmoid(), torch.randn_like(codes)
@@ -126,7 +124,7 @@ class GroupVelocity:
     keys replace those of its noised self in the cache."""
 
     def __init__(self, model: Generator, state: State, step: int) -> None:
-        self.model, self.state, self.step = model, state, step
+        self.model, self.state = model, state
         starts = model.plan.starts.tolist()
         self.first, self.until, self.before = starts[step], starts[step + 1], starts[max(step - 1, 0)]
 

@@ -60,9 +60,7 @@ class Generator(AnyOrder):
         x = torch.where(F.pad(unknown(codes, self.spec), (1, 0))[..., None], self.mask.to(x.dtype), x)
         return x + F.pad(self.position.weight, (0, 0, 1, 0))  # rotations tell only where codes are to one another
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean loss of hidden codes. In training the hidden share follows unit.ratio; in evaluation the hidden number
         is uniform, which bounds -log p of an image decoded one code a pass in random order, per code."""
         batch, length = codes.shape[:2]

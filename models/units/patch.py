@@ -61,9 +61,7 @@ class Generator(generator.Generator):
         super().__init__(options, spec, plan, num_classes, unit)
         self.stages = nn.ModuleList(self.new_layout(patch_plan(spec, side)) for side in unit.sides)
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean cross-entropy of every code with its patch's logits, in the stage that `progress` lies in."""
         stage = self.unit.stage(progress)
         layout = [*self.stages, self.layout][stage]

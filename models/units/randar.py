@@ -51,9 +51,7 @@ class Generator(AnyOrder):
         asks = index.reads[..., :1] == LEARNED
         return torch.where(asks, rotate(heads, self.layout.rope(index.at)).flatten(2), x)
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """As every generator's, in random orders unless they are given."""
         if order is None:
             order = torch.rand(codes.shape[:2], device=codes.device).argsort(-1)

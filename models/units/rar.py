@@ -42,9 +42,7 @@ class Generator(generator.Generator):
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         return super().embed(codes, cond, index) + self.target(index.predicts[..., 0])
 
-    def loss(
-        self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1.0
-    ) -> dict[str, Tensor]:
+    def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """An image's order is random with probability r(progress), 1 falling to 0 over unit.anneal, else raster."""
         start, end = self.unit.anneal
         share = min(max((end - progress) / max(end - start, 1e-9), 0.0), 1.0)
