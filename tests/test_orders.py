@@ -57,7 +57,7 @@ def test_par_needs_its_published_number_of_passes(grid, regions, passes):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cell.plan(WIDE, cell.Options(size=3)), r"does not divide 4 x 6 codes; choose one of \[1, 2\]"),
+        (lambda: cell.plan(WIDE, cell.Options(size=3)), r"does not divide 4 x 6 codes; sides that do are \[1, 2\]"),
         (lambda: line.plan(SEQUENCE, line.Options()), "unit=line needs codes on one plane"),
         (lambda: token.plan(SEQUENCE, token.Options(order="snake")), "order=snake needs codes on one plane"),
         (lambda: token.Options(order="zigzag"), "choose one of raster, column, snake"),
