@@ -54,13 +54,12 @@ def kept_codes(image: str, mask: str, generator: Any, tokenizer: Any, size: int)
         raise ValueError(f"this tokenizer's codes, {spec.grids}, have no place in the image that could be kept")
     pixels = torch.from_numpy(_square(image, size, "RGB")).movedim(-1, 0)[None]
     painted = _region(mask, size) if mask in REGIONS else _square(mask, size, "L") > 127
-    with torch.inference_mode():
-        codes = tokenizer.encode(to_float(pixels.to(device)))
-    codes = codes.chunk(2, dim=-1)[0] if spec.stochastic else codes  # means
     if not painted.any():
         raise ValueError(f"mask={mask} paints nothing: its white is what will be painted")
     painted = torch.from_numpy(painted).float()[None, None]
     with torch.inference_mode():
+        codes = tokenizer.encode(to_float(pixels.to(device)))
+        codes = codes.chunk(2, dim=-1)[0] if spec.stochastic else codes  # means
         decoded = to_uint8(tokenizer.decode(codes)).cpu()
     pictures = torch.cat([pixels, torch.where(painted > 0, 128, pixels).to(torch.uint8), decoded])
     painted = painted.to(device)
