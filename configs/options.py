@@ -3,7 +3,8 @@
     python train.py configs/demo/generator.yaml optimization.lr=1e-3 unit=token --help
 
 A *part* is an option whose value names a file: `sampler=ancestral` is `sampling/ancestral.py`, and that file's
-`Options` dataclass is what `sampler.*` may hold. A new part is therefore one new file; nothing is registered.
+`Options` dataclass is what `sampler.*` may hold. A new part is therefore one new file; nothing is registered. Parts
+may hold parts (`sampler.rule=mrs`); a part's default is a name, or an instance of the file's Options.
 """
 
 from __future__ import annotations
@@ -75,13 +76,8 @@ def load(cls: type, yaml: str | Path | None = None, words: list[str] | tuple[str
 
 def build(cls: type, values: dict, words: list[str] | tuple[str, ...] = ()) -> Any:
     """As `load`, from a plain dict: this is how a config.json becomes options again."""
-    values = {k: {"name": v} if _folder(cls, k) and isinstance(v, str) else v for k, v in values.items()}
-    pairs = [_pair(cls, word) for word in words]
-    base = OmegaConf.structured(cls)
-    for f in fields(cls):
-        if folder := f.metadata.get("part"):
-            part = _part(folder, f, values, dict(pairs))
-            base[f.name] = OmegaConf.structured(part) if part else None
+    pairs = [_pair(word, [f.name for f in fields(cls)]) for word in words]
+    base, values, pairs = _structure(cls, values, pairs)
     try:
         merged = OmegaConf.merge(base, values)
         for key, value in pairs:
@@ -93,25 +89,45 @@ def build(cls: type, values: dict, words: list[str] | tuple[str, ...] = ()) -> A
         raise ValueError(f"cannot read {' '.join(words)}: {' '.join(str(e).split())}") from None
 
 
-def _pair(cls: type, word: str) -> tuple[str, str]:
-    """A command-line word as (dotted key, value); `unit=token` means unit.name=token."""
+def _pair(word: str, names: list[str]) -> tuple[str, str]:
+    """A command-line word as (dotted key, value)."""
     key, equals, value = word.partition("=")
     if not equals or not key:
-        raise ValueError(f"expected key=value, got '{word}' (options are {', '.join(f.name for f in fields(cls))})")
-    return (f"{key}.name" if _folder(cls, key) else key), value
+        raise ValueError(f"expected key=value, got '{word}' (options are {', '.join(names)})")
+    return key, value
 
 
-def _part(folder: str, f: Field, values: dict, pairs: dict[str, str]) -> type | None:
-    """The `Options` of the part that is asked for; settings of another part are dropped from `values`."""
-    given = values.get(f.name) or {}
+def _structure(
+    default: Any, values: dict, pairs: list[tuple[str, str]]
+) -> tuple[DictConfig, dict, list[tuple[str, str]]]:
+    """What may be said, with its defaults, for a dataclass or an instance of one whose parts are chosen by `values` and
+    `pairs`; and these two with `part: NAME` and `part=NAME` turned into `part.name`, and settings of a part that was
+    not chosen dropped from the values."""
+    base, values = OmegaConf.structured(default), dict(values)
+    for f in fields(default):
+        if not (folder := f.metadata.get("part")):
+            continue
+        inner = [(k.removeprefix(f"{f.name}."), v) for k, v in pairs if k.startswith(f"{f.name}.")]
+        inner += [("name", v) for k, v in pairs if k == f.name]
+        pairs = [(k, v) for k, v in pairs if k != f.name and not k.startswith(f"{f.name}.")]
+        usual = _default(f) if isinstance(default, type) else getattr(default, f.name)
+        base[f.name], values[f.name], inner = _part(folder, f.name, usual, values.get(f.name), inner)
+        pairs += [(f"{f.name}.{k}", v) for k, v in inner]
+    return base, values, pairs
+
+
+def _part(folder: str, key: str, usual: Any, given: Any, pairs: list) -> tuple[Any, dict, list]:
+    """The structure of the part that is asked for: in `pairs`, else in the values `given`, else the usual one."""
+    given = {"name": given} if isinstance(given, str) else given or {}
     if not isinstance(given, dict) or not isinstance(given.get("name", ""), str):
-        raise ValueError(f"{f.name} must be one of {', '.join(choices(folder))}, got {given}")
-    name = pairs.get(f"{f.name}.name", given.get("name", f.default))
-    if given and name != given.get("name", f.default):
-        values[f.name] = {"name": name}
-    elif f.name in values:
-        values[f.name] = {"name": name, **given}
-    return find(folder, name).Options
+        raise ValueError(f"{key} must be one of {', '.join(choices(folder))}, got {given}")
+    standard = usual if isinstance(usual, str) else getattr(usual, "name", "")
+    before = given.get("name", standard)
+    name = dict(pairs).get("name", before)
+    if not name:
+        return None, {}, pairs
+    default = usual if is_dataclass(usual) and name == standard else find(folder, name).Options
+    return _structure(default, {**given, "name": name} if name == before else {"name": name}, pairs)
 
 
 def _quoted(base: DictConfig, key: str, value: str) -> str:
@@ -143,11 +159,6 @@ def shipped_configs() -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml"))
 
 
-def _folder(cls: type, key: str) -> str:
-    """The folder of the part `key`, or empty for any other option."""
-    return next((f.metadata.get("part", "") for f in fields(cls) if f.name == key), "")
-
-
 def to_dict(options: Any) -> dict:
     """Plain JSON-ready dict of a dataclass instance; `build` is its inverse."""
     return OmegaConf.to_container(OmegaConf.structured(options))
@@ -162,8 +173,10 @@ def describe(cls: type, values: Any = None, prefix: str = "") -> list[str]:
     for f in fields(cls):
         value = getattr(values, f.name) if values is not None else _default(f)
         if is_dataclass(value):
-            if f.metadata.get("help"):
-                lines.append(f"  {prefix + f.name:<28} {f.metadata['help']}{_choices_of(f, hints)}")
+            help = f.metadata.get("help") or comments.get(f.name, "")
+            if help or f.metadata.get("part"):
+                shown = f"[{value.name}] " if prefix and f.metadata.get("part") else ""
+                lines.append(f"  {prefix + f.name:<28} {shown}{help}{_choices_of(f, hints)}")
             lines += describe(type(value), value, f"{prefix}{f.name}.")
         elif not (prefix and f.name == "name"):
             shown = "" if value is MISSING or value is None else f"[{_show(value)}] "

@@ -23,12 +23,24 @@ class Noise(Protocol):
 
     def normal(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor: ...
 
+    def race(self, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a law is warped: numbers, or tensors [B, m] with one for each group. 0, 1 and 0 turn the cuts off."""
+
+    temperature: float | Tensor = 1.0
+    top_k: int | Tensor = 0
+    top_p: float | Tensor = 1.0
+    min_p: float | Tensor = 0.0
+
 
 class Dist(Protocol):
     """passes: evaluations of the network that the query and one draw take together.
 
     guided   rows [0, B) conditional, [B, 2B) unconditional -> the guided law of B rows, with scale [B, m]
-    warped   temperature, top-k and top-p (a flow: temperature alone, of the noise it starts from)
+    warped   temperature, top-k, top-p and min-p (a flow: temperature alone, of the noise it starts from)
     given    the law of codes of which `known` [B, m, g] are fixed to `codes`
     """
 
@@ -40,7 +52,7 @@ class Dist(Protocol):
 
     def guided(self, scale: Tensor) -> Dist: ...
 
-    def warped(self, temperature: float, top_k: int, top_p: float) -> Dist: ...
+    def warped(self, cut: Cut) -> Dist: ...
 
     def given(self, codes: Tensor, known: Tensor) -> Dist: ...
 
@@ -64,7 +76,7 @@ class Categorical:
         images [B] and slots [B, m, g] key the noise: an image's codes depend neither on its batch nor on the sampler.
         """
         keys = slots if self.logits.ndim == 4 else book_keys(slots, self.logits.shape[3])
-        return race(self.logits, noise, images, keys)
+        return noise.race("code", self.logits, images, keys)
 
     def log_prob(self, codes: Tensor) -> Tensor:
         """Natural-log probability [B, m, g] of codes, all books together."""
@@ -74,8 +86,8 @@ class Categorical:
     def guided(self, scale: Tensor) -> Categorical:
         return Categorical(guide(self.logits, scale))
 
-    def warped(self, temperature: float, top_k: int, top_p: float) -> Categorical:
-        return Categorical(warp(self.logits, temperature, top_k, top_p))
+    def warped(self, cut: Cut) -> Categorical:
+        return Categorical(warp(self.logits, cut))
 
     def given(self, codes: Tensor, known: Tensor) -> Categorical:
         certain = torch.full_like(self.logits, float("-inf")).scatter_(-1, codes[..., None], 0.0)
@@ -102,7 +114,7 @@ class Chain:
         keys = book_keys(slots, self.books)
         codes = slots.new_empty(*slots.shape, 0)
         for k in range(self.books):
-            code = race(self._logits(codes), noise, images, keys[..., k])
+            code = noise.race("code", self._logits(codes), images, keys[..., k])
             codes = torch.cat([codes, code[..., None]], dim=-1)
         return codes
 
@@ -117,17 +129,11 @@ class Chain:
     def guided(self, scale: Tensor) -> Chain:
         return replace(self, law=lambda logits: guide(self.law(logits), scale), streams=2 * self.streams)
 
-    def warped(self, temperature: float, top_k: int, top_p: float) -> Chain:
-        return replace(self, law=lambda logits: warp(self.law(logits), temperature, top_k, top_p))
+    def warped(self, cut: Cut) -> Chain:
+        return replace(self, law=lambda logits: warp(self.law(logits), cut))
 
     def given(self, codes: Tensor, known: Tensor) -> Given:
         return Given(self, codes, known)
-
-
-def race(logits: Tensor, noise: Noise, images: Tensor, keys: Tensor) -> Tensor:
-    """argmax over the last axis of logits [*keys, V] plus Gumbel noise keyed by images [B] and keys [B, ...]."""
-    images = images.view(-1, *[1] * (keys.ndim - 1)).expand_as(keys)
-    return (logits.double() + noise.gumbel("code", images, keys, logits.shape[-1])).argmax(-1)
 
 
 def book_keys(slots: Tensor, books: int) -> Tensor:
@@ -142,24 +148,55 @@ def guide(logits: Tensor, scale: Tensor) -> Tensor:
     return torch.where(null > float("-inf"), null + scale * (cond - null), null)  # -inf - -inf is not a number
 
 
-def warp(logits: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Log-probabilities [..., V] up to a constant, -inf where excluded. The input is left untouched.
+def warp(logits: Tensor, cut: Cut) -> Tensor:
+    """Log-probabilities [B, m, ..., V] up to a constant, -inf where excluded. The input is left untouched.
 
     temperature 0 is greedy; top-k keeps every token that ties with the k-th; top-p keeps the token that crosses the
-    mass, as LlamaGen does.
+    mass, as LlamaGen does; min-p keeps tokens with at least that share of the greatest probability.
     """
-    if temperature == 0:  # greedy, the lowest token id on ties
-        best = torch.full_like(logits, float("-inf"))
-        return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
-    logits = logits / temperature
-    if 0 < top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
-    if top_p < 1:
-        ordered, index = logits.sort(dim=-1, descending=True)
+    temperature, top_k, top_p, min_p = (_along(v, logits) for v in (cut.temperature, cut.top_k, cut.top_p, cut.min_p))
+    if not _any(temperature != 0):
+        return _greedy(logits)
+    warped = logits / (torch.where(temperature == 0, 1, temperature) if _varies(temperature) else temperature)
+    if _any(top_k > 0):
+        warped = _top_k(warped, top_k)
+    if _any(top_p < 1):
+        ordered, index = warped.sort(dim=-1, descending=True)
         mass = ordered.softmax(-1)
-        excluded = mass.cumsum(-1) - mass > top_p
-        logits = logits.masked_fill(excluded.scatter(-1, index, excluded), float("-inf"))
-    return logits
+        excluded = (mass.cumsum(-1) - mass > top_p) & (torch.as_tensor(top_p) < 1)
+        warped = warped.masked_fill(excluded.scatter(-1, index, excluded), float("-inf"))
+    if _any(min_p > 0):
+        share = (warped - warped.amax(-1, keepdim=True)).exp()
+        warped = warped.masked_fill(share < min_p, float("-inf"))
+    return torch.where(temperature == 0, _greedy(logits), warped) if _varies(temperature) else warped
+
+
+def _greedy(logits: Tensor) -> Tensor:
+    """All mass on the greatest, the lowest token id on ties."""
+    best = torch.full_like(logits, float("-inf"))
+    return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
+
+
+def _top_k(logits: Tensor, top_k: int | Tensor) -> Tensor:
+    most = min(int(top_k.max()) if _varies(top_k) else top_k, logits.shape[-1])
+    best = logits.topk(most).values
+    if not _varies(top_k):
+        return logits.masked_fill(logits < best[..., -1:], float("-inf"))
+    rank = (top_k.long().clamp(1, most) - 1).expand(*logits.shape[:-1], 1)
+    return logits.masked_fill((logits < best.gather(-1, rank)) & (top_k > 0), float("-inf"))
+
+
+def _along(value: float | Tensor, logits: Tensor) -> float | Tensor:
+    """Values [B, m] as [B, m, 1, ..., 1]; a number stays one."""
+    return value.view(*value.shape, *[1] * (logits.ndim - value.ndim)) if _varies(value) else value
+
+
+def _varies(value: float | Tensor) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _any(condition: bool | Tensor) -> bool:
+    return bool(condition.any()) if isinstance(condition, Tensor) else condition
 
 
 # --------------------------------------------------------------------------------------------------------- continuous
@@ -180,7 +217,7 @@ class Flow:
     steps: int
     heun: bool = False
     inner: bool = False
-    temperature: float = 1.0
+    temperature: float | Tensor = 1.0  # or one for each group, [B, m]
 
     @property
     def passes(self) -> int:
@@ -188,7 +225,8 @@ class Flow:
 
     def sample(self, noise: Noise, images: Tensor, slots: Tensor) -> Tensor:
         images = images.view(-1, 1, 1).expand_as(slots)
-        x = self.temperature * noise.normal("code", images, slots, self.channels)  # [B, m, g, C] fp64
+        x = noise.normal("code", images, slots, self.channels)  # [B, m, g, C] fp64
+        x = x * _along(self.temperature, x)
         times = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64).tolist()
         for t, until in pairwise(times):
             v = self.velocity(x, t)
@@ -208,9 +246,9 @@ class Flow:
 
         return replace(self, velocity=velocity)
 
-    def warped(self, temperature: float, top_k: int, top_p: float) -> Flow:
-        assert not top_k and top_p == 1, "continuous codes have no top_k and top_p"
-        return replace(self, temperature=temperature)
+    def warped(self, cut: Cut) -> Flow:
+        assert (cut.top_k, cut.top_p, cut.min_p) == (0, 1, 0), "continuous codes have no top_k, top_p and min_p"
+        return replace(self, temperature=cut.temperature)
 
     def given(self, codes: Tensor, known: Tensor) -> Given:
         return Given(self, codes, known)

@@ -14,10 +14,14 @@ from torch import Tensor, nn
 
 from pointillist import CodeSpec
 from pointillist.models.dist import Dist, Noise
+from pointillist.models.front import Front
 from pointillist.models.heads import CodeEmbedding, head_of
 from pointillist.models.layout import Index, Layout
 from pointillist.models.plan import COND, LEARNED, Plan
 from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
+from pointillist.models.tree import Branches, Tree, settle
+
+Pattern = Tree | Front  # how the groups of a pass depend on one another, if they are no window
 
 SAMPLING = {"attention", "flow_steps"}  # options that may change after training
 
@@ -72,6 +76,9 @@ class State:
     longest  an upper bound of length, known without asking the device
     codes    [B, N + 1], [B, N + 1, K] or [B, N + 1, C] by slot; the last row takes what has no slot (-1)
     slots    [B, m, g] of the latest query, which commit() writes to
+    hidden   [B, m, g, D] states of the transformer that its laws came from
+    fed      places an image that the network read for it
+    branches of the latest query, if it was over a tree
     """
 
     cond: Tensor
@@ -84,6 +91,9 @@ class State:
     known: int = 0
     longest: int = 0
     slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+    fed: int = 0
+    branches: Branches | None = None
 
     def put(self, slots: Tensor, codes: Tensor) -> None:
         """Write codes [B, m, g, ...] to slots [B, m, g]."""
@@ -188,6 +198,11 @@ class Generator(nn.Module):
 
     # ------------------------------------------------------------------------------------------------------- decoding
 
+    @property
+    def windows(self) -> bool:
+        """query() takes drafts, which only discrete codes can equal."""
+        return bool(self.spec.vocab)
+
     def null(self, cond: Tensor) -> Tensor:
         """The condition of the unguided law."""
         return torch.full_like(cond, self.num_classes)
@@ -241,12 +256,15 @@ class Generator(nn.Module):
         """[B, m] in [0, 1]: which of the unit's steps each of the next m groups is, the last one 1."""
         return steps_done(state.length, m, len(self.layout.decoded_before) - 1)
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         """One pass: the laws of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
 
         draft [B, m - 1, g, ...] guesses the first m - 1 of them; the law of group i holds if the guesses before it do.
+        A pattern other than a window says what slots and draft are: models/tree.py, models/front.py.
         Nothing is committed: guesses and their keys are overwritten by the next pass unless commit() keeps them.
         """
+        if pattern is not None:
+            return pattern.query(self, state, slots, draft)
         m, g = slots.shape[1:]
         assert (m == 1) == (draft is None), "a window of m groups needs a draft of m - 1"
         state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread row
@@ -261,13 +279,52 @@ class Generator(nn.Module):
         x = self.transformer.decode(x, layout.rope(index.at), layout.mask[places, :until], state.caches, places)
         wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
         wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
-        return self.head.dist(torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g)))
+        state.fed, state.hidden = width, torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g))
+        return self.head.dist(state.hidden)
 
-    def commit(self, state: State, codes: Tensor, keep: Tensor | int) -> None:
-        """Append the first keep[b] in 0..m groups of codes [B, m, g, ...] to each image; the rest becomes scratch."""
+    def commit(self, state: State, codes: Tensor, keep: Tensor | int, path: Tensor | None = None) -> None:
+        """Append the first keep[b] in 0..m groups of codes [B, m, g, ...] to each image; the rest becomes scratch.
+
+        path [B, m]: after a query over a tree, its nodes whose groups the codes are.
+        """
+        if path is not None:
+            settle(self, state, path)
         state.put(state.slots, codes)
         state.length = state.length + keep
         state.longest = state.longest + keep if isinstance(keep, int) else int(state.length.max())
+
+    def rewind(self, state: State, length: Tensor, slots: Tensor, codes: Tensor) -> None:
+        """Go to length [B] groups, after writing codes [B, m, g, ...] to slots [B, m, g]: how a network that drafts
+        follows another. Its keys are kept, so those before length must be of these codes."""
+        state.put(slots % state.codes.shape[1], codes)
+        state.length, state.longest = length, int(length.max())
+
+    def select(self, state: State, rows: Tensor) -> State:
+        """The state of some of its images, rows [b]; a row may be taken more than once."""
+        index = state.index
+        if len(index.at) > 1:
+            index = Index(index.reads[rows], index.predicts[rows], index.at[rows], index.place_of[rows])
+        return replace(
+            state,
+            cond=state.cond[rows],
+            images=state.images[rows],
+            length=state.length[rows],
+            codes=state.codes[rows],
+            caches=[Cache(cache.k[rows], cache.v[rows]) for cache in state.caches],
+            index=index,
+            order=None if state.order is None else state.order[rows],
+        )
+
+    def features(self, state: State) -> Tensor:
+        """[B, m, g, D] states behind the laws of the latest query."""
+        return state.hidden
+
+    def can_draft(self, state: State) -> bool:
+        """Whether it can draft for another network now."""
+        return True
+
+    def learn(self, state: State, slots: Tensor, features: Tensor) -> None:
+        """Take note of that network's features [B, m, g, D] of slots [B, m, g]; of no use here."""
 
     def finish(self, state: State) -> Tensor:
         """Codes [B, N, ...] in the tokenizer's order, after the last group."""

@@ -72,8 +72,27 @@ def random(height: int, width: int) -> Tensor:
     return torch.randperm(height * width, generator=torch.Generator().manual_seed(0))
 
 
+def halton(height: int, width: int) -> Tensor:
+    """Each code far from those before it: Halton's sequence (1960) from its first point on, in base 2 down the rows and
+    base 3 along the columns, each cell when it is first met (Halton-MaskGIT, Besnier et al., arXiv 2503.17076)."""
+    cells, point = {}, 0  # a dict keeps what came first first
+    while len(cells) < height * width:
+        point += 1
+        cells[_radical_inverse(point, 2, height) * width + _radical_inverse(point, 3, width)] = None
+    return torch.tensor(list(cells))
+
+
+def _radical_inverse(point: int, base: int, side: int) -> int:
+    """floor(side * 0.d_0 d_1 ..) of the point's digits, lowest first; in integers, as 24 / 3 must not round down."""
+    numerator, denominator = 0, 1
+    while point:
+        point, digit = divmod(point, base)
+        numerator, denominator = numerator * base + digit, denominator * base
+    return numerator * side // denominator
+
+
 ORDERS: dict[str, Callable[[int, int], Tensor]] = {
-    f.__name__: f for f in (raster, column, snake, spiral_in, spiral_out, hilbert, subsample, random)
+    f.__name__: f for f in (raster, column, snake, spiral_in, spiral_out, hilbert, subsample, halton, random)
 }
 
 

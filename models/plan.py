@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from math import prod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -118,6 +119,16 @@ def positions(spec: CodeSpec) -> Tensor:
         return torch.stack([index // columns, index % columns], dim=1)
 
     return torch.cat([of(grid) for grid in spec.grids])
+
+
+def neighbours(spec: CodeSpec, side: Literal["left", "above"]) -> Tensor:
+    """[N] the slot on that side of every slot in its own grid, -1 where there is none."""
+    down, right = (1, 0) if side == "above" else (0, 1)
+    slot_at = {}
+    for scale, grid in enumerate(spec.grids):
+        for row, column in torch.cartesian_prod(torch.arange(grid[0]), torch.arange(prod(grid[1:]))).tolist():
+            slot_at[scale, row, column] = len(slot_at)
+    return torch.tensor([slot_at.get((scale, row - down, column - right), -1) for scale, row, column in slot_at])
 
 
 class Misfit(ValueError):

@@ -80,6 +80,20 @@ class Cache:
         self.v.scatter_(1, index, v)
         return self.k[:, :until], self.v[:, :until]
 
+    def grow(self, length: int) -> None:
+        """Room for at least `length` places."""
+        if (more := length - self.k.shape[1]) > 0:
+            self.k, self.v = (torch.cat([x, x.new_zeros(len(x), more, *x.shape[2:])], dim=1) for x in (self.k, self.v))
+
+    def move(self, source: Tensor, target: Tensor) -> None:
+        """Copy the entries at source [B, W] to target [B, W]."""
+        for x in (self.k, self.v):
+            x.scatter_(1, target[..., None, None].expand(-1, -1, *x.shape[2:]), x[_rows(source), source])
+
+
+def _rows(places: Tensor) -> Tensor:
+    return torch.arange(len(places), device=places.device)[:, None]
+
 
 class RMSNorm(nn.Module):
     """x / rms(x) * weight (Zhang & Sennrich, arXiv 1910.07467), normalised in at least fp32, scaled in x's dtype."""

@@ -2,28 +2,21 @@
 
 House convention of guidance: unconditional + scale * (conditional - unconditional), 1 = off. Recipes that write
 (1 + w) * conditional - w * unconditional are translated by w -> 1 + w. Guidance comes first, then temperature, then
-top-k, then top-p. Schedules are functions of what is decoded before a slot, never of a sampler's step.
+top-k, then top-p, then min-p; each may follow a schedule along the codes (sampling/schedules.py).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pointillist.models.dist import Dist, Noise
-
-# Share r in [0, 1] of the codes decoded before a group -> how far guidance has grown from 1 to its full scale.
-SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
-    "constant": torch.ones_like,
-    "linear": lambda r: r,  # RandAR
-    "cosine": lambda r: (1 - torch.cos(math.pi * r)) / 2,  # RAR with power 1
-    "steps": lambda r: r,  # VAR's scales, xAR's cells: r counts the unit's steps instead, and reaches 1 at the last
-}
+from pointillist.models.dist import Cut, Dist, Noise
+from pointillist.models.generator import Pattern
+from pointillist.sampling.schedules import Schedule
 
 
 @dataclass
@@ -34,6 +27,10 @@ class Law:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.generator, name)
+
+    def shares(self, state: Any, m: int) -> tuple[Tensor, Tensor]:
+        """Shares [B, m] of the codes and of the unit's steps done before each of the next m groups."""
+        return self.decoded(state, m) / self.plan.num_codes, self.step_share(state, m)
 
 
 @dataclass
@@ -54,13 +51,17 @@ class GuidedState:
     def images(self) -> Tensor:
         return self.both.images.chunk(2)[0]
 
+    @property
+    def fed(self) -> int:
+        return self.both.fed
+
 
 @dataclass
 class Guided(Law):
     """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598) in one pass of twice the rows."""
 
-    scale: float = 1.0
-    schedule: str = "constant"
+    scale: Schedule = field(default_factory=lambda: Schedule(1.0, 1.0))
+    interval: tuple[float, float] = (0.0, 1.0)  # shares of the codes between which there is guidance
     streams = 2
 
     def start(
@@ -76,19 +77,39 @@ class Guided(Law):
     def decoded(self, state: GuidedState, m: int) -> Tensor:
         return self.generator.decoded(state.both, m).chunk(2)[0]
 
-    def query(self, state: GuidedState, slots: Tensor, draft: Tensor | None = None) -> Dist:
-        m = slots.shape[1]
-        if self.schedule == "steps":
-            share = self.generator.step_share(state.both, m).chunk(2)[0]
-        else:
-            share = self.decoded(state, m) / self.plan.num_codes
-        scale = 1 + (self.scale - 1) * SCHEDULES[self.schedule](share)  # [B, m]
-        twice = None if draft is None else torch.cat([draft, draft])
-        return self.generator.query(state.both, torch.cat([slots, slots]), twice).guided(scale)
+    def step_share(self, state: GuidedState, m: int) -> Tensor:
+        return self.generator.step_share(state.both, m).chunk(2)[0]
 
-    def commit(self, state: GuidedState, codes: Tensor, keep: Tensor | int) -> None:
+    def query(
+        self, state: GuidedState, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None
+    ) -> Dist:
+        m = slots.shape[1] if pattern is None else pattern.levels
+        codes, steps = self.shares(state, m)
+        low, high = self.interval
+        scale = torch.where((codes >= low) & (codes <= high), self.scale.at(codes, steps), 1.0)  # [B, m]
+        twice = None if draft is None else torch.cat([draft, draft])
+        dist = self.generator.query(state.both, torch.cat([slots, slots]), twice, pattern)
+        return dist.guided(scale if pattern is None else scale[:, list(pattern.depth)])
+
+    def commit(self, state: GuidedState, codes: Tensor, keep: Tensor | int, path: Tensor | None = None) -> None:
         both = keep if isinstance(keep, int) else torch.cat([keep, keep])
-        self.generator.commit(state.both, torch.cat([codes, codes]), both)
+        path = path if path is None else torch.cat([path, path])
+        self.generator.commit(state.both, torch.cat([codes, codes]), both, path)
+
+    def rewind(self, state: GuidedState, length: Tensor, slots: Tensor, codes: Tensor) -> None:
+        self.generator.rewind(state.both, *(torch.cat([x, x]) for x in (length, slots, codes)))
+
+    def select(self, state: GuidedState, rows: Tensor) -> GuidedState:
+        return GuidedState(self.generator.select(state.both, torch.cat([rows, rows + len(state.images)])))
+
+    def features(self, state: GuidedState) -> Tensor:
+        return self.generator.features(state.both)
+
+    def can_draft(self, state: GuidedState) -> bool:
+        return self.generator.can_draft(state.both)
+
+    def learn(self, state: GuidedState, slots: Tensor, features: Tensor) -> None:
+        self.generator.learn(state.both, torch.cat([slots, slots]), features)
 
     def revealed(self, state: GuidedState) -> Tensor:
         return self.generator.revealed(state.both).chunk(2)[0]
@@ -102,14 +123,29 @@ class Guided(Law):
 
 @dataclass
 class Warp(Law):
-    """Temperature, top-k and top-p. temperature 0 is greedy, top_k 0 and top_p 1 are off."""
+    """Temperature, top-k, top-p and min-p. temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 are off."""
 
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: Schedule
+    top_k: Schedule
+    top_p: Schedule
+    min_p: Schedule
 
-    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Dist:
-        return self.generator.query(state, slots, draft).warped(self.temperature, self.top_k, self.top_p)
+    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
+        if all(s.constant for s in self._schedules):
+            temperature, top_k, top_p, min_p = (s.first for s in self._schedules)
+            cut = Cut(temperature, int(top_k), top_p, min_p)
+        else:
+            codes, steps = self.shares(state, slots.shape[1] if pattern is None else pattern.levels)
+            along = (s.first if s.constant else s.at(codes, steps) for s in self._schedules)
+            temperature, top_k, top_p, min_p = (
+                x[:, list(pattern.depth)] if pattern is not None and isinstance(x, Tensor) else x for x in along
+            )
+            cut = Cut(temperature, top_k.round() if isinstance(top_k, Tensor) else int(top_k), top_p, min_p)
+        return self.generator.query(state, slots, draft, pattern).warped(cut)
+
+    @property
+    def _schedules(self) -> tuple[Schedule, ...]:
+        return self.temperature, self.top_k, self.top_p, self.min_p
 
 
 @dataclass
@@ -152,10 +188,35 @@ class Inpaint(Law):
             self.generator.reveal(state, of_images(self.codes, images), known)
         return state
 
-    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None) -> Dist:
+    def query(self, state: Any, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         rows, asked = torch.arange(len(slots), device=slots.device)[:, None, None], slots.clamp_min(0)
         codes, known = of_images(self.codes, state.images)[rows, asked], self.known[0, asked]
-        return self.generator.query(state, slots, draft).given(codes, known)
+        return self.generator.query(state, slots, draft, pattern).given(codes, known)
+
+
+@dataclass
+class Aided(Law):
+    """A law with what some samplers use beside it: a second law that drafts, and the vectors [V, C] of the codes."""
+
+    draft: Any = None
+    codebook: Tensor | None = None
+
+    @property
+    def vectors(self) -> Tensor:
+        """[V, C] fp64. Raises ValueError where the tokenizer has no codebook."""
+        if self.codebook is None:
+            raise ValueError("this tokenizer has no single codebook, so no codes are near each other; use another rule")
+        return self.codebook.double()
+
+    @cached_property
+    def nearest(self) -> Tensor:
+        """[V, K] int64: for every code the others by rising distance of their vectors, K = 1,000 at most."""
+        vectors, found = self.vectors, []
+        for rows in torch.arange(len(vectors), device=vectors.device).split(1024):
+            apart = torch.cdist(vectors[rows], vectors, compute_mode="donot_use_mm_for_euclid_dist")
+            apart.scatter_(1, rows[:, None], float("inf"))
+            found.append(apart.topk(min(len(vectors) - 1, 1000), largest=False, sorted=True).indices)
+        return torch.cat(found)
 
 
 def of_images(values: Tensor, images: Tensor) -> Tensor:
@@ -176,17 +237,29 @@ def can_keep(generator: Any, known: Tensor) -> bool:
     return bool((first_painted >= last_known + generator.joint).all())
 
 
-def target(generator: Any, guidance: float, schedule: str, temperature: float, top_k: int, top_p: float) -> Any:
-    """The law of a sampling request. Raises ValueError for numbers outside their range."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown guidance_schedule '{schedule}'; choose one of {', '.join(SCHEDULES)}")
-    limits = (("guidance", guidance, 0), ("temperature", temperature, 0), ("top_k", top_k, 0))
-    for name, value, least in limits:
-        if not least <= value < math.inf:
-            raise ValueError(f"{name} must be at least {least} and finite, got {value}")
-    if not 0 < top_p <= 1:
+def target(
+    generator: Any,
+    guidance: str | float = 1,
+    temperature: str | float = 1,
+    top_k: str | float = 0,
+    top_p: str | float = 1,
+    min_p: str | float = 0,
+    guidance_interval: tuple[float, float] | list[float] = (0, 1),
+) -> Any:
+    """The law of a sampling request; numbers or schedules. Raises ValueError for what lies outside its range."""
+    scale = Schedule.parse("guidance", guidance, 0)
+    cuts = [
+        Schedule.parse("temperature", temperature, 0),
+        Schedule.parse("top_k", top_k, 0),
+        Schedule.parse("top_p", top_p, 0, 1),
+        Schedule.parse("min_p", min_p, 0, 1),
+    ]
+    if not min(cuts[2].first, cuts[2].last) > 0:
         raise ValueError(f"top_p must lie in (0, 1], 1 = off, got {top_p}")
-    if not generator.spec.vocab and (top_k or top_p != 1):
-        raise ValueError(f"continuous codes have no top_k and top_p, got {top_k} and {top_p}; leave them off")
-    law = generator if guidance == 1 else Guided(generator, guidance, schedule)
-    return law if (temperature, top_k, top_p) == (1, 0, 1) else Warp(law, temperature, top_k, top_p)
+    if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
+        raise ValueError(f"guidance_interval must be two rising shares of the codes, got {list(guidance_interval)}")
+    off = (Schedule(0, 0), Schedule(1, 1), Schedule(0, 0))
+    if not generator.spec.vocab and tuple(cuts[1:]) != off:
+        raise ValueError(f"continuous codes have no top_k, top_p and min_p, got {top_k}, {top_p}, {min_p}; leave them")
+    law = generator if scale == Schedule(1, 1) else Guided(generator, scale, tuple(guidance_interval))
+    return law if tuple(cuts) == (Schedule(1, 1), *off) else Warp(law, *cuts)

@@ -41,6 +41,24 @@ class Noise:
         """fp64 standard normal numbers, as `uniform`."""
         return torch.special.ndtri(self.uniform(stream, images, slots, tokens))
 
+    def race(self, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor:
+        """One draw a slot from softmax(logits [*slots, V]): argmax(logits + gumbel), in fp64 as the tail needs it.
+
+        images [B] and slots [B, ...] key the race: other logits under the same keys meet the same noise.
+        """
+        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
+        return (logits.double() + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
+
+    def below(self, stream: str, probability: Tensor, images: Tensor, slots: Tensor) -> Tensor:
+        """bool [B, ...]: true with the probability given; of images [B] and slots [B, ...]."""
+        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
+        return self.uniform(stream, images, slots, 1)[..., 0] < probability
+
+    def choice(self, stream: str, count: int, images: Tensor, slots: Tensor) -> Tensor:
+        """int64 [B, ...], each of 0..count-1 equally likely; of images [B] and slots [B, ...]."""
+        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
+        return (self.uniform(stream, images, slots, 1)[..., 0] * count).long()
+
 
 def _mix(x: Tensor) -> Tensor:
     """The splitmix64 finaliser (Steele, Lea & Flood, OOPSLA 2014) in wrapping int64 arithmetic."""

@@ -1,4 +1,4 @@
-"""Trace: what sampling cost, counted the same way for every sampler."""
+"""Trace: what sampling cost and what it spent, counted the same way for every sampler."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+SLOTS = ("verified", "rejected", "variation")
+
 
 @dataclass
 class Trace:
@@ -18,25 +20,45 @@ class Trace:
 
     A guided pass is one evaluation with `streams` = 2: both halves run together.
 
-    seconds    wall time inside `timed`, the device's work included
-    codes_asked  laws asked for, of all passes and streams
-    nfe        images by how many passes were made while the image was unfinished
-    committed  (image, pass) pairs by how many groups were kept
+    passes      forward passes of the batches
+    tokens_fed  places that the network read, of all images and streams: the compute
+    seconds     wall time inside `timed`, the device's work included
+    steps       passes of ancestral decoding of the same unit: its groups
+    nfe         images by how many passes were made while the image was unfinished
+    committed   (image, pass) pairs by how many groups were kept
+    drafter     passes, tokens fed and seconds of a second network that drafts, all images together, and `weight`, its
+                parameters over the target's
+    verified    [N] by slot: drafts that were put to the test; of these `rejected`, and `variation`, the total variation
+                distance between the law of the code that came out and the target's, summed over the tests
     """
 
     streams: int = 1
     passes: int = 0
-    codes_asked: int = 0
+    tokens_fed: int = 0
     seconds: float = 0.0
+    steps: int = 0
     nfe: dict[int, int] = field(default_factory=dict)
     committed: dict[int, int] = field(default_factory=dict)
+    drafter: dict[str, float] = field(default_factory=dict)
+    verified: Tensor | None = None
+    rejected: Tensor | None = None
+    variation: Tensor | None = None
 
-    def query(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
+    def query(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None, pattern: Any = None) -> Any:
         """law.query, counted."""
-        dist = law.query(state, slots, draft)
+        dist = law.query(state, slots, draft, pattern)
         self.streams = law.streams
         self.passes += dist.passes
-        self.codes_asked += slots.numel() * self.streams * dist.passes
+        self.tokens_fed += state.fed * len(slots) * self.streams * dist.passes
+        return dist
+
+    def draft(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
+        """law.query of a network that drafts, counted apart."""
+        begin = time.perf_counter()
+        dist = law.query(state, slots, draft)
+        fed, seconds = state.fed * len(slots) * law.streams, time.perf_counter() - begin
+        for key, value in (("passes", 1), ("tokens_fed", fed), ("seconds", seconds)):
+            self.drafter[key] = self.drafter.get(key, 0) + value
         return dist
 
     def kept(self, groups: int, times: int) -> None:
@@ -47,6 +69,13 @@ class Trace:
         """`images` images were completed after `nfe` evaluations each."""
         self.nfe[nfe] = self.nfe.get(nfe, 0) + images
 
+    def tested(self, slots: Tensor, rejected: Tensor, variation: Tensor, length: int) -> None:
+        """Drafts of slots [n] in 0..length-1 were tested: rejected [n] bool, variation [n]."""
+        for name, value in zip(SLOTS, (torch.ones_like(variation), rejected, variation), strict=True):
+            total = getattr(self, name)
+            total = torch.zeros(length, dtype=torch.float64) if total is None else total
+            setattr(self, name, total.index_add_(0, slots.cpu(), value.double().cpu()))
+
     @contextmanager
     def timed(self, device: torch.device) -> Iterator[None]:
         begin = time.perf_counter()
@@ -56,22 +85,37 @@ class Trace:
         self.seconds += time.perf_counter() - begin
 
     def summary(self) -> dict[str, Any]:
-        """JSON-ready. nfe_per_image is the mean over images; `restore` is the inverse."""
-        images = sum(self.nfe.values())
+        """JSON-ready; `restore` is the inverse. Means are over images."""
+        images = max(sum(self.nfe.values()), 1)
+        nfe = sum(n * count for n, count in self.nfe.items()) / images
+        tested = self.verified is not None
         return {
-            "images": images,
-            "nfe_per_image": sum(nfe * count for nfe, count in self.nfe.items()) / max(images, 1),
-            "seconds_per_image": self.seconds / max(images, 1),
+            "images": sum(self.nfe.values()),
+            "nfe_per_image": nfe,
+            "seconds_per_image": self.seconds / images,
+            "tokens_fed_per_image": self.tokens_fed / images,
+            "step_compression": {  # ancestral's passes over this sampler's
+                "mean_of_ratios": sum(count * self.steps / n for n, count in self.nfe.items()) / images,
+                "ratio_of_means": self.steps / nfe if nfe else 0.0,
+            },
+            "accepted": 1 - float(self.rejected.sum() / self.verified.sum()) if tested else None,
+            "variation_per_image": float(self.variation.sum()) / images if tested else None,
+            "draft_cost": self.drafter.get("tokens_fed", 0) * self.drafter.get("weight", 0) / max(self.tokens_fed, 1),
             "streams": self.streams,
             "passes": self.passes,
-            "codes_asked": self.codes_asked,
+            "tokens_fed": self.tokens_fed,
             "seconds": self.seconds,
+            "steps": self.steps,
             "nfe": {str(k): v for k, v in sorted(self.nfe.items())},
             "committed": {str(k): v for k, v in sorted(self.committed.items())},
+            "drafter": self.drafter,
+            "by_slot": {name: getattr(self, name).tolist() for name in SLOTS} if tested else {},
         }
 
     @classmethod
     def restore(cls, summary: dict[str, Any]) -> Trace:
         """Continue counting where a stopped run left off."""
-        counts = {k: summary[k] for k in ("streams", "passes", "codes_asked", "seconds")}
-        return cls(**counts, **{k: {int(n): v for n, v in summary[k].items()} for k in ("nfe", "committed")})
+        counts = {k: summary[k] for k in ("streams", "passes", "tokens_fed", "seconds", "steps", "drafter")}
+        histograms = {k: {int(n): v for n, v in summary[k].items()} for k in ("nfe", "committed")}
+        slots = {k: torch.tensor(v, dtype=torch.float64) for k, v in summary["by_slot"].items()}
+        return cls(**counts, **histograms, **slots)

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from pointillist import CodeSpec
-from pointillist.models.dist import Categorical, Chain, Flow, guide
+from pointillist.models.dist import Categorical, Chain, Cut, Flow, guide
 from pointillist.models.generator import Options
 from pointillist.models.heads import FlowHead, Softmax
 from pointillist.models.units import flow
@@ -95,7 +95,7 @@ def test_a_guided_flow_is_the_flow_of_the_guided_velocity():
     guided = Flow(two, 1, 9).guided(torch.full((50, 1), 3.0)).sample(Noise(1), images, slots)
     plain = Flow(lambda x, t: -x + 3 * (gaussian(x, t) + x), 1, 9).sample(Noise(1), images, slots)
     assert torch.allclose(guided, plain, atol=1e-12)
-    cold = Flow(gaussian, 1, 9).warped(0.0, 0, 1.0).sample(Noise(1), images, slots)
+    cold = Flow(gaussian, 1, 9).warped(Cut(0.0)).sample(Noise(1), images, slots)
     assert (cold == cold[0]).all(), "temperature 0: the noise is gone"
 
 

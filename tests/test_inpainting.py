@@ -9,7 +9,7 @@ from pointillist.configs.options import find
 from pointillist.models.orders import pass_sizes
 from pointillist.models.units.masked import hidden_codes
 from pointillist.sampling import ancestral, masked
-from pointillist.sampling.laws import Guided, Inpaint, can_keep
+from pointillist.sampling.laws import Inpaint, can_keep, target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 from tests.toys import others, random_codes, toy, toys
@@ -38,7 +38,7 @@ def test_known_codes_are_kept_and_painted_ones_are_the_units_own(name, guided):
     known = torch.rand(1, model.plan.num_codes) < 0.5 if model.any_order else leading(model)
     assert can_keep(model, known) and known.any() and not known.all()
     codes = random_codes(model, 1)
-    law = Inpaint(Guided(model, 2.0) if guided else model, codes, known)
+    law = Inpaint(target(model, 2) if guided else model, codes, known)
     painted = draw(law)
     kept = known[0].nonzero()[:, 0]
     assert torch.equal(painted[:, kept], codes[:, kept].expand(6, *codes[:, kept].shape[1:]).to(painted.dtype))
@@ -85,7 +85,7 @@ def test_painted_codes_see_every_known_one_in_units_of_any_order(name):
 def test_the_masked_sampler_keeps_known_codes(pick):
     model = TOYS["masked"]
     codes, known = random_codes(model, 1), torch.rand(1, 16, generator=torch.Generator().manual_seed(1)) < 0.5
-    painted = draw(Inpaint(Guided(model, 2.0), codes, known), masked, pick=pick, passes=4)
+    painted = draw(Inpaint(target(model, 2), codes, known), masked, pick=pick, passes=4)
     assert torch.equal(painted[:, known[0]], codes[:, known[0]].expand(6, -1))
 
 

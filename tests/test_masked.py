@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ class Recorded:
     def __init__(self, logits: torch.Tensor) -> None:
         self.logits, self.step = logits, 0
         self.codes = torch.full(logits.shape[1:3], -1)
-        self.plan = type("Plan", (), {"num_codes": logits.shape[2]})()
+        self.plan, self.fed = SimpleNamespace(num_codes=logits.shape[2]), logits.shape[2]
 
     def start(self, cond, images, noise):
         return self
@@ -95,7 +96,7 @@ class Recorded:
     def revealed(self, state):
         return self.codes >= 0
 
-    def query(self, state, slots, draft=None):
+    def query(self, state, slots, *window):
         self.step += 1
         return Categorical(self.logits[self.step - 1][:, None])
 
@@ -117,33 +118,20 @@ class RecordedNoise:
             return self.trust[int(slots.max())][:, None]
         return self.token[int(slots.min()) // self.token.shape[2]][:, None]
 
+    def race(self, stream, logits, images, slots):
+        return (logits + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
+
 
 def test_confidence_decoding_is_maskgits():
     """Recorded logits and noise: the known codes before every pass equal google-research/maskgit's."""
     law = Recorded(CASES["run.logits"])
     noise = RecordedNoise(CASES["run.gumbel_token"], CASES["run.gumbel_confidence"])
     seen, query = [], law.query
-    law.query = lambda state, slots, draft=None: (seen.append(law.codes.clone()), query(state, slots))[1]
-    options = masked.Options(passes=META["constructor"]["steps"])
+    law.query = lambda state, slots, *window: (seen.append(law.codes.clone()), query(state, slots))[1]
+    options = masked.Options(passes=META["constructor"]["steps"], pick="confidence", choice_temperature=4.5)
     images = torch.arange(2)
     final = masked.sample(law, torch.zeros(2, dtype=torch.long), noise, images, Trace(), options)
     theirs = CASES["google_run.ids_before_step"]
     theirs = torch.where(theirs == META["constructor"]["V"], -1, theirs)
     assert torch.equal(torch.stack(seen), theirs)
     assert torch.equal(final, CASES["google_run.sampled_after_step"][-1])
-
-
-def test_every_pass_keeps_what_is_known_and_the_last_keeps_all():
-    model, trace = toy("masked"), Trace()
-    for pick in ("confidence", "random"):
-        for passes in (1, 4, 16, 40):
-            options = masked.Options(passes=passes, pick=pick)
-            codes = masked.sample(model, COND, Noise(0), torch.arange(3), trace, options)
-            assert codes.min() >= 0 and codes.shape == (3, 16)
-    assert trace.nfe == {1: 6, 4: 6, 16: 12}, "40 passes of 16 codes are 16"
-
-
-@pytest.mark.parametrize("wrong", [{"passes": 0}, {"schedule": "cubic"}, {"choice_temperature": float("nan")}])
-def test_options_without_meaning_are_refused(wrong):
-    with pytest.raises(ValueError, match="sampler.passes must be at least 1"):
-        masked.Options(**wrong)

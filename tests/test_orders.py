@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import qmc
 
 from pointillist import CodeSpec
 from pointillist.models.orders import ORDERS
@@ -35,6 +37,24 @@ def test_small_orders_are_what_their_names_say():
     assert ORDERS["snake"](3, 2).tolist() == [0, 1, 3, 2, 4, 5]
     assert ORDERS["spiral_in"](3, 3).tolist() == [0, 1, 2, 5, 8, 7, 6, 3, 4]
     assert ORDERS["subsample"](2, 4).tolist() == [0, 2, 5, 7, 1, 3, 4, 6]
+
+
+def test_halton_is_its_sequence_in_bases_2_and_3():
+    """By hand: rows floor(4 * 1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8), columns floor(4 * 1/3, 2/3, 1/9, 4/9, 7/9, 2/9, 5/9).
+    The beginnings on 8 x 8 and 16 x 16 were recorded from Halton-MaskGIT's own code."""
+    assert ORDERS["halton"](4, 4)[:7].tolist() == [2 * 4 + 1, 1 * 4 + 2, 3 * 4, 1, 2 * 4 + 3, 1 * 4, 3 * 4 + 2]
+    assert ORDERS["halton"](8, 8)[:4].tolist() == [4 * 8 + 2, 2 * 8 + 5, 6 * 8, 1 * 8 + 3]
+    assert ORDERS["halton"](16, 16)[:4].tolist() == [8 * 16 + 5, 4 * 16 + 10, 12 * 16 + 1, 2 * 16 + 7]
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 16), (24, 24), (32, 32), (5, 9), (6, 4)])
+def test_halton_is_scipys(shape):
+    points = qmc.Halton(2, scramble=False).random(20_000)[1:] * shape  # the zeroth point is the corner
+    cells = np.floor(points + 1e-9).astype(int) @ (shape[1], 1)
+    first = list(dict.fromkeys(cells.tolist()))
+    assert ORDERS["halton"](*shape).tolist() == first
+    swapped = list(dict.fromkeys((np.floor(points[:, ::-1] / shape[::-1] * shape + 1e-9) @ (shape[1], 1)).tolist()))
+    assert ORDERS["halton"](*shape).tolist() != swapped, "the control: base 3 down the rows"
 
 
 def test_groups_hold_the_codes_that_their_unit_names():

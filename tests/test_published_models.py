@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pointillist import CodeSpec
-from pointillist.models.dist import warp
+from pointillist.models.dist import Cut, warp
 from pointillist.models.generator import Generator, Options
 from pointillist.models.orders import pass_sizes
 from pointillist.models.units import par, patch, randar, token
@@ -154,8 +154,8 @@ def test_next_patch_changes_stage_where_the_publication_does(schedule):
     assert sum(a != b for a, b in zip(ours, theirs, strict=True)) <= len(sides)
 
 
-def greedy(generator: Generator, labels: torch.Tensor, guidance: float, schedule: str = "constant") -> torch.Tensor:
-    law = target(generator, guidance, schedule, 0.0, 0, 1.0)
+def greedy(generator: Generator, labels: torch.Tensor, guidance: float, growing: bool = False) -> torch.Tensor:
+    law = target(generator, f"1..{guidance}" if growing else guidance, temperature=0)
     images = torch.arange(len(labels))
     return ancestral.sample(law, labels, Noise(0), images, Trace(), ancestral.Options())
 
@@ -180,19 +180,19 @@ def test_randar_in_its_own_orders_one_code_a_pass_plain_and_with_growing_guidanc
     generator, cases, _ = load("randar")
     generator.given = cases["gen.token_order"]
     assert torch.equal(greedy(generator, cases["gen.labels"], 1.0), cases["gen_seq_nocfg.tokens_raster"])
-    grown = greedy(generator, cases["gen.labels"], 4.0, "linear")
+    grown = greedy(generator, cases["gen.labels"], 4.0, True)
     assert torch.equal(grown, cases["gen_seq_cfg1to4.tokens_raster"])
     assert not torch.equal(greedy(generator, cases["gen.labels"], 4.0), grown), "the control: constant guidance"
 
 
-@pytest.mark.parametrize(("case", "guidance", "schedule"), [
-    ("gen_par_nocfg", 1.0, "constant"), ("gen_par_cfg1to4", 4.0, "linear"), ("gen_par_cfg4", 4.0, "constant"),
+@pytest.mark.parametrize(("case", "guidance", "growing"), [
+    ("gen_par_nocfg", 1.0, False), ("gen_par_cfg1to4", 4.0, True), ("gen_par_cfg4", 4.0, False),
 ])  # fmt: skip
-def test_randar_several_codes_a_pass(case, guidance, schedule):
+def test_randar_several_codes_a_pass(case, guidance, growing):
     generator, cases, _ = load("randar", passes=6)
     generator.given = cases["gen.token_order"]
     assert pass_sizes(generator.plan.num_codes, 6) == cases[f"{case}.steps"].tolist()
-    assert torch.equal(greedy(generator, cases["gen.labels"], guidance, schedule), cases[f"{case}.tokens_raster"])
+    assert torch.equal(greedy(generator, cases["gen.labels"], guidance, growing), cases[f"{case}.tokens_raster"])
 
 
 def test_randar_pass_sizes_are_the_published_ones():
@@ -209,6 +209,6 @@ def test_temperature_top_k_and_top_p(name):
     generator, cases, meta = load("llamagen_c2i")
     del generator
     f = meta["filters"][name]
-    ours = warp(cases["filter.logits"], f["temperature"], f["top_k"], f["top_p"]).softmax(-1)
+    ours = warp(cases["filter.logits"], Cut(f["temperature"], f["top_k"], f["top_p"])).softmax(-1)
     rows = [0, 1, 2, 3, 5] if f["top_p"] < 1 else list(range(6))  # row 4 is ties, whose order top-p leaves open
     assert (ours - cases[f"filter.{name}.probs"])[rows].abs().max() < 1e-5

@@ -9,10 +9,11 @@ import torch
 from scipy import stats
 
 from pointillist.configs.options import choices, find
-from pointillist.models.dist import Categorical, warp
+from pointillist.models.dist import Categorical, Cut, warp
 from pointillist.sampling import ancestral
 from pointillist.sampling.labels import labels_of
-from pointillist.sampling.laws import SCHEDULES, Guided, target
+from pointillist.sampling.laws import Aided, Guided, target
+from pointillist.sampling.schedules import CURVES, Schedule
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 from tests.toys import GRID, toy_generator, toys
@@ -85,18 +86,18 @@ def test_guidance_of_one_is_the_conditional_law_and_zero_the_unconditional():
     plain = TOKEN.query(TOKEN.start(cond, images, Noise(0)), slots).logits
     null = TOKEN.query(TOKEN.start(TOKEN.null(cond), images, Noise(0)), slots).logits
     for scale, expected in ((1.0, plain), (0.0, null), (3.0, null + 3 * (plain - null))):
-        guided = Guided(TOKEN, scale)
+        guided = Guided(TOKEN, Schedule(scale, scale))
         assert (guided.query(guided.start(cond, images, Noise(0)), slots).logits - expected).abs().max() < 1e-10
     assert (plain - null).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*CURVES, "cosine:2.75"])
 def test_guidance_is_a_function_of_the_slot_not_of_the_pass(schedule):
     """The law of slot 9 is the same as the first of its pass and as the last of a window of ten."""
     codes, cond = torch.randint(11, (1, 16)), torch.tensor([2])
     laws = []
     for before in (0, 9):
-        law = Guided(TOKEN, 4.0, schedule)
+        law = target(TOKEN, f"1..4:{schedule}", guidance_interval=(0.1, 0.9))
         state = law.start(cond, torch.tensor([0]), Noise(0))
         groups = torch.stack(law.groups(state), 1)
         for i in range(before):
@@ -111,22 +112,30 @@ def test_guidance_is_a_function_of_the_slot_not_of_the_pass(schedule):
 def test_warp_keeps_its_input_and_its_edge_cases():
     logits = torch.tensor([[3.0, 1.0, 1.0, 0.0]])
     copy = logits.clone()
-    assert warp(logits, top_k=2).isfinite().tolist() == [[True, True, True, False]], "ties with the k-th survive"
-    assert warp(logits, top_p=0.1).isfinite().tolist() == [[True, False, False, False]], "the crossing token is kept"
-    assert warp(logits, temperature=0).softmax(-1).tolist() == [[1, 0, 0, 0]]
-    assert warp(torch.zeros(1, 4), temperature=0).argmax() == 0, "greedy ties go to the lowest id"
+    assert warp(logits, Cut(top_k=2)).isfinite().tolist() == [[True, True, True, False]], "ties with the k-th survive"
+    assert warp(logits, Cut(top_p=0.1)).isfinite().tolist() == [[True, False, False, False]], (
+        "the crossing token is kept"
+    )
+    assert warp(logits, Cut(temperature=0)).softmax(-1).tolist() == [[1, 0, 0, 0]]
+    assert warp(torch.zeros(1, 4), Cut(temperature=0)).argmax() == 0, "greedy ties go to the lowest id"
     assert torch.equal(logits, copy)
-    assert torch.allclose(warp(logits, temperature=2.0), logits / 2)
+    assert torch.allclose(warp(logits, Cut(temperature=2.0)), logits / 2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((-1, "constant", 1, 0, 1), "guidance must be at least 0"),
-        ((2, "constant", -0.1, 0, 1), "temperature"),
-        ((2, "constant", float("nan"), 0, 1), "temperature"),
-        ((2, "wobbly", 1, 0, 1), "guidance_schedule 'wobbly'.*constant, linear, cosine"),
-        ((2, "constant", 1, 0, 0), "top_p"),
+        ((-1,), "guidance must be at least 0"),
+        ((2, -0.1), "temperature"),
+        ((2, float("nan")), "temperature"),
+        (("1..2:wobbly",), "guidance must be NUMBER, .*linear, cosine, steps.*'1..2:wobbly'"),
+        (("2:linear",), "FROM..TO:CURVE"),
+        (("1..2:cosine:-1",), "power at least 0"),
+        ((2, "1..-1"), "temperature must be at least 0"),
+        ((2, 1, 0, 0), "top_p"),
+        ((2, 1, 0, "0.9..1.1"), "top_p must be from 0 to 1"),
+        ((2, 1, 0, 1, 2), "min_p must be from 0 to 1"),
+        ((2, 1, 0, 1, 0, (0.9, 0.1)), "two rising shares"),
     ],
 )
 def test_numbers_without_meaning_are_refused(options, message):
@@ -137,20 +146,28 @@ def test_numbers_without_meaning_are_refused(options, message):
 # ------------------------------------------------------------------------------------------------------------- sampler
 
 
-def fits(sampler: str, toy) -> bool:
-    return getattr(find("sampling", sampler), "fits", lambda _: True)(toy)
+def options_for(sampler: str, toy):
+    """Options of a sampler for a toy; None where they do not fit one another."""
+    module = find("sampling", sampler)
+    options = module.Options(**({"pick": "random"} if sampler == "masked" and not toy.spec.vocab else {}))
+    try:
+        getattr(module, "check", lambda *_: None)(toy, options)
+    except ValueError:
+        return None
+    return options if getattr(module, "fits", lambda _: True)(toy) else None
 
 
-FITTING = [(sampler, unit) for sampler in choices("sampling") for unit in TOYS if fits(sampler, TOYS[unit])]
+FITTING = [(sampler, unit) for sampler in choices("sampling") for unit in TOYS if options_for(sampler, TOYS[unit])]
 
 
 @pytest.mark.parametrize(("sampler", "unit"), FITTING)
 @pytest.mark.parametrize(("guidance", "temperature"), [(1.0, 0.0), (2.5, 1.0)])
 def test_image_i_is_the_same_in_any_batch_and_order(sampler, unit, guidance, temperature):
     discrete = bool(TOYS[unit].spec.vocab)
-    law = target(TOYS[unit], guidance, "linear", temperature, 8 if discrete else 0, 0.95 if discrete else 1)
+    law = target(TOYS[unit], f"1..{guidance}", temperature, 8 if discrete else 0, 0.95 if discrete else 1)
+    law = Aided(law, None, torch.randn(11, 4, generator=torch.Generator().manual_seed(0)))
     images, cond, module = torch.arange(16), torch.arange(16) % 6, find("sampling", sampler)
-    options = module.Options() if discrete or sampler != "masked" else module.Options(pick="random")
+    options = options_for(sampler, TOYS[unit])
 
     def draw(index: torch.Tensor) -> torch.Tensor:
         return module.sample(law, cond[index], Noise(5), images[index], Trace(), options)
@@ -186,11 +203,11 @@ def test_the_sampler_follows_the_models_law():
 
 def test_trace_counts_a_guided_pass_once():
     trace = Trace()
-    law = target(TOKEN, 2.0, "constant", 1.0, 0, 1.0)
+    law = target(TOKEN, 2)
     ancestral.sample(law, torch.zeros(3, dtype=torch.long), Noise(0), torch.arange(3), trace, ancestral.Options())
     summary = trace.summary()
     assert (summary["nfe_per_image"], summary["streams"], summary["passes"]) == (16, 2, 16)
-    assert summary["codes_asked"] == 2 * 3 * 16 and summary["committed"] == {"1": 48}
+    assert summary["tokens_fed"] == 2 * 3 * 16 and summary["committed"] == {"1": 48}
     assert Trace.restore(summary) == trace
 
 

@@ -51,6 +51,13 @@ class Tokenizer(nn.Module):
         self.encoder = encoder(options.widths, options.blocks, channels)
         self.decoder = Decoder(options.widths, options.blocks, channels)
 
+    @property
+    def codebook(self) -> Tensor | None:
+        """Vectors [V, C] of the codes; None for several books."""
+        if len(self.spec.vocab) > 1:
+            return None
+        return self.quantizer.embed(torch.arange(self.spec.vocab[0], device=next(self.parameters()).device))
+
     def encode(self, images: Tensor) -> Tensor:
         return self.quantizer(self._vectors(images))[1].flatten(1, 2)
 

@@ -122,6 +122,11 @@ class Tokenizer(nn.Module):
         self.encoder = encoder(options.widths, options.blocks, options.channels)
         self.decoder = Decoder(options.widths, options.blocks, options.channels)
 
+    @property
+    def codebook(self) -> Tensor:
+        """Vectors [V, C] of the codes."""
+        return self.lift.codebook
+
     def encode(self, images: Tensor) -> Tensor:
         return self.quantise(self.encoder(images))[0]
 

@@ -25,14 +25,8 @@ class SampleFiles:
 
     def __init__(self, out: Path, request: dict, labels: np.ndarray, size: int, spec: CodeSpec) -> None:
         self.out, self.parts, self.labels = out, out / "parts", labels
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"{out} is a file; choose a folder with out=FOLDER")
+        check_request(out, request)
         self.is_finished = (out / "sample.json").is_file()
-        if (out / "request.json").is_file():
-            before = read_json(out / "request.json")
-            changed = [f"{k} was {before.get(k)}, is {v}" for k, v in request.items() if before.get(k) != v]
-            if changed:
-                raise ValueError(f"{out} holds other samples: {'; '.join(changed)}; choose another out=FOLDER")
         if self.is_finished:
             return
         write_json(out / "request.json", request)
@@ -92,6 +86,17 @@ class SampleFiles:
             first = self.images[np.flatnonzero(self.labels == label)[:columns]]
             rows.append((names[label], torch.from_numpy(first).permute(0, 3, 1, 2)))
         save_grid(rows, self.out / "grid.png", title)
+
+
+def check_request(out: Path, request: dict) -> None:
+    """Raises ValueError, saying what has changed, when `out` is a file or holds what another request made."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; choose a folder with out=FOLDER")
+    if (out / "request.json").is_file():
+        before = read_json(out / "request.json")
+        changed = [f"{k} was {before.get(k)}, is {v}" for k, v in request.items() if before.get(k) != v]
+        if changed:
+            raise ValueError(f"{out} holds other samples: {'; '.join(changed)}; choose another out=FOLDER")
 
 
 def _zip(path: Path, members: dict[str, Path]) -> None:

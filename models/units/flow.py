@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pointillist import CodeSpec
 from pointillist.models import generator
 from pointillist.models.dist import Flow, at_least_fp32
-from pointillist.models.generator import State
+from pointillist.models.generator import Pattern, State
 from pointillist.models.heads import TimeEmbedding
 from pointillist.models.plan import Misfit, Plan, plane, positions
 from pointillist.models.units import cell, scale, subsample
@@ -66,6 +66,7 @@ def grids_of(spec: CodeSpec, options: Options) -> tuple[tuple[int, ...], ...]:
 class Generator(generator.Generator):
     modulated = True
     joint = True
+    windows = False
 
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
         grids = grids_of(spec, unit)
@@ -108,10 +109,10 @@ class Generator(generator.Generator):
         v = self(torch.lerp(codes, eps, t[:, step_of, None]), self.drop(cond), None, t)
         return {"loss": (at_least_fp32(v) - (eps - codes)).square().mean()}
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Flow:
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Flow:
         """The law of the next group; drawing from it runs the network once or twice a step."""
         assert draft is None and slots.shape[1] == 1, "flows are not verified in windows"
-        state.slots = slots
+        state.slots, state.fed = slots, slots.shape[2]
         velocity = GroupVelocity(self, state, state.longest)
         return Flow(velocity, self.spec.channels, self.options.flow_steps, self.unit.heun)
 

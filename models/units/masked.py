@@ -19,7 +19,7 @@ from pointillist import CodeSpec
 from pointillist.models import generator
 from pointillist.models.any_order import AnyOrder
 from pointillist.models.dist import Dist, Noise
-from pointillist.models.generator import State
+from pointillist.models.generator import Pattern, State
 from pointillist.models.layout import Index
 from pointillist.models.plan import COND, NONE, Plan, positions
 from pointillist.models.transformer import Cache
@@ -47,6 +47,7 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
 
 class Generator(AnyOrder):
     any_subset = True
+    windows = False
 
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
         super().__init__(options, spec, plan, num_classes, unit)
@@ -102,14 +103,14 @@ class Generator(AnyOrder):
         """A sampler may take its own number of passes, so codes are counted here too."""
         return self.decoded(state, m) / self.plan.num_codes
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         """One pass over the whole image: the laws of slots [B, 1, g], each given the known codes alone."""
         assert draft is None and slots.shape[1] == 1, "masked units have no windows to verify"
-        state.slots = slots
+        state.slots, state.fed = slots, self.plan.length
         hidden = self.hidden(state.codes[:, :-1], state.cond)
         return self.head.dist(torch.take_along_dim(hidden, slots[:, 0, :, None], dim=1)[:, None])
 
-    def commit(self, state: State, codes: Tensor, keep: Tensor | int) -> None:
+    def commit(self, state: State, codes: Tensor, keep: Tensor | int, path: Tensor | None = None) -> None:
         """keep [B, 1, g] bool: those codes are known from now on and the others of the query are not; 1: all are."""
         state.put(state.slots, codes if isinstance(keep, int) else hidden_codes(codes, ~keep))
         state.length, state.longest = state.length + 1, state.longest + 1

@@ -16,7 +16,7 @@ from torch import Tensor
 from pointillist import CodeSpec
 from pointillist.models.any_order import AnyOrder
 from pointillist.models.dist import Dist
-from pointillist.models.generator import State
+from pointillist.models.generator import Pattern, State
 from pointillist.models.layout import Index
 from pointillist.models.plan import COND, LEARNED, NONE, Plan, positions
 from pointillist.models.rope import rotate
@@ -45,6 +45,10 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
 
 
 class Generator(AnyOrder):
+    @property
+    def windows(self) -> bool:
+        return super().windows and self.unit.passes in (0, self.plan.num_codes)
+
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         x = super().embed(codes, cond, index)
         heads = x.unflatten(-1, (self.transformer.shape.num_heads, -1))
@@ -57,10 +61,11 @@ class Generator(AnyOrder):
             order = torch.rand(codes.shape[:2], device=codes.device).argsort(-1)
         return super().loss(codes, cond, order)
 
-    def query(self, state: State, slots: Tensor, draft: Tensor | None = None) -> Dist:
+    def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         if max(self.sizes(state)) == 1:
-            return super().query(state, slots, draft)
-        assert draft is None, "several codes a pass are not verified in windows: use unit.passes=0"
+            return super().query(state, slots, draft, pattern)
+        if draft is not None:
+            raise ValueError("randar verifies no windows of passes with several codes; use unit.passes=0 and no mask")
         return self._ask(state, slots)
 
     def _ask(self, state: State, slots: Tensor) -> Dist:
@@ -79,6 +84,6 @@ class Generator(AnyOrder):
         )
         causal = places[:, None] >= torch.arange(2 * done + 1 + size, device=slots.device)
         x = self.embed(state.codes, state.cond, index)
-        mask, places = causal.expand(batch, -1, -1), places.expand(batch, -1)
+        mask, places, state.fed = causal.expand(batch, -1, -1), places.expand(batch, -1), len(places)
         x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places)
         return self.head.dist(x[:, None, -size:])

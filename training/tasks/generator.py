@@ -124,7 +124,7 @@ class Task:
         """Samples of every class (of the first twelve) with guidance 2."""
         names = self.images["train"].classes
         classes = torch.arange(min(len(names), 12), device=self.device).repeat_interleave(each)
-        law, images = target(model, 2.0, "constant", 1.0, 0, 1.0), torch.arange(len(classes), device=self.device)
+        law, images = target(model, 2.0), torch.arange(len(classes), device=self.device)
         codes = ancestral.sample(law, classes, Noise(self.options.seed), images, Trace(), ancestral.Options())
         decoded = to_uint8(self.tokenizer.decode(codes if self.spec.vocab else codes.float())).cpu()
         rows = [(names[i], decoded[i * each : (i + 1) * each]) for i in range(len(decoded) // each)]
