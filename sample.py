@@ -59,21 +59,19 @@ class Options:
 # What a stopped run may change when it continues.
 FREE = {"run", "out", "batch_size", "device", "tokenizer", "draft", "score", "cache", "network_steps"}
 # Whose commas belong to the value: names and paths. num_images is one number for all points of a sweep.
-WHOLE = {"run", "out", "num_images", "classes", "draft", "image", "mask", "tokenizer", "device"} | {
-    "score", "cache", "network_steps"
-}  # fmt: skip
+WHOLE = FREE - {"batch_size"} | {"num_images", "classes", "image", "mask"}
 
 
 def main(argv: list[str]) -> None:
     command = parse(argv, __doc__, Options)
     words = ([f"run={command.target}"] if command.target else []) + command.words
 
-    from pointillist.training.grid import expand
-    from pointillist.training.sweep import sweep
+    from pointillist.sweeps.grid import expand
+    from pointillist.sweeps.sweep import sweep
 
     if (grid := expand(Options, words, WHOLE)).axes:
         points = [(point.name, load(Options, None, point.words)) for point in grid.points]
-        sweep(grid.axes, points, prepare, draw)
+        sweep(grid.axes, points, prepare, rehearse, draw)
         return
     job = prepare(load(Options, None, words))
     out = Path(job.options.out or job.folder.parent / "samples")
@@ -193,6 +191,23 @@ def prepare(o: Options) -> Job:
 # -------------------------------------------------------------------------------------------------------------- sample
 
 
+def rehearse(job: Job) -> None:
+    """One image, thrown away: what only shows in sampling is said before a sweep begins. Raises ValueError."""
+    import torch
+
+    from pointillist.sampling.trace import Trace
+
+    codes_of(job, torch.zeros(1, dtype=torch.int64, device=pick_device(job.options.device)), Trace())
+
+
+def codes_of(job: Job, images: Any, trace: Any) -> Any:
+    """Codes [B, N, ...] of image numbers [B]; the trace counts what they cost."""
+    with trace.timed(images.device):
+        cond = job.labels[images.cpu()].to(images.device)
+        codes = job.sampler.sample(job.law, cond, job.noise, images, trace, job.options.sampler)
+    return codes if job.models.generator.spec.vocab else codes.float()
+
+
 def draw(job: Job, out: Path) -> dict:
     """Sample what is missing of a job's images into `out`; returns what sample.json says."""
     import torch
@@ -204,18 +219,15 @@ def draw(job: Job, out: Path) -> dict:
     from pointillist.training.samples import SampleFiles, git_commit
 
     o, m, device = job.options, job.models, pick_device(job.options.device)
-    config, spec = job.config, m.generator.spec
-    files = SampleFiles(out, job.request, job.labels.numpy(), config["image_size"], spec)
+    config = job.config
+    files = SampleFiles(out, job.request, job.labels.numpy(), config["image_size"], m.generator.spec)
     if files.is_finished:
         return read_json(out / "sample.json")
     missing, counted = files.missing(), files.counted()
     trace = Trace.restore(counted) if counted else Trace()
     bar = tqdm(total=o.num_images, initial=o.num_images - len(missing), unit="image", dynamic_ncols=True)
     for images in torch.as_tensor(missing, device=device).split(o.batch_size) if len(missing) else ():
-        cond = job.labels[images.cpu()].to(device)
-        with trace.timed(device):
-            codes = job.sampler.sample(job.law, cond, job.noise, images, trace, o.sampler)
-        codes = codes if spec.vocab else codes.float()
+        codes = codes_of(job, images, trace)
         decoded = to_uint8(m.tokenizer.decode(codes)).cpu().numpy()
         files.write(images.cpu().numpy(), decoded, codes.cpu().numpy(), trace.summary())
         bar.update(len(images))

@@ -52,7 +52,7 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
         dist = trace.query(law, state, slots)
         passes += dist.passes
         law.commit(state, dist.sample(noise, images, slots), keep=1)
-    trace.steps = len(groups)
+    trace.steps = passes
     trace.kept(1, len(groups) * len(cond))
     trace.finished(passes, len(cond))
     return law.finish(state)

@@ -3,7 +3,7 @@
 Accept x with probability f(x), else draw from the residual G. The law of what comes out is
 o = q f + (1 - <q, f>) G. With f = min(1, p / q) and G = norm([p - q]+) it is p: maximal coupling (Leviathan et al.,
 arXiv 2211.17192; Chen et al., arXiv 2302.01318), and no coupling keeps x more often than its 1 - TV(p, q).
-For any other f the best residual is G = norm([p - q f]+) (Cool-SD).
+For any other f the best residual is G = norm([p - q f]+) (Cool-SD), the same one unless f accepts somewhere less.
 """
 
 from __future__ import annotations

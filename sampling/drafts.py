@@ -76,9 +76,14 @@ class Draws:
         """Draws from laws of slots [B, n, g] by the noise of ancestral decoding, in every pass the same."""
         return dist.sample(self.noise, self.images, slots)
 
-    def fresh(self, stream: str, logits: Tensor, slots: Tensor) -> Tensor:
-        """Draws from laws [B, n, g, (K,) V] of slots [B, n, g] by noise of this pass alone."""
-        return self.noise.race(stream, logits, self.images, self._keys(slots, logits.shape[3:-1]))
+    def fresh(self, stream: str, logits: Tensor, slots: Tensor, where: Tensor) -> Tensor:
+        """Draws from laws [B, n, g, (K,) V] of slots [B, n, g] by noise of this pass alone, and 0 where
+        where [B, n, g, (K)] is False: those are not needed, and noise is dear."""
+        keys = self._keys(slots, logits.shape[3:-1])
+        images = self.images.view(-1, *[1] * (keys.ndim - 1)).expand_as(keys)
+        drawn = torch.zeros_like(keys)
+        drawn[where] = self.noise.race(stream, logits[where][:, None], images[where], keys[where][:, None])[:, 0]
+        return drawn
 
     def below(self, stream: str, probability: Tensor, slots: Tensor) -> Tensor:
         """bool [B, n, g, (K)] of slots [B, n, g], true with the given probability, by noise of this pass alone."""

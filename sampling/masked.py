@@ -80,6 +80,12 @@ class Options:
 FOLLOWS_SCHEDULE = False  # it chooses what to decode, whatever the unit's order and passes are
 
 
+def claim(options: Options) -> str:
+    """Codes of one pass are drawn as if independent, or chosen by their own confidence: no law is claimed, though with
+    a pass a code and a pick that does not look at them it is the any-order law, exactly."""
+    return "approximate"
+
+
 def fits(generator: Any) -> bool:
     """It needs the laws of any unknown codes given any known ones."""
     return generator.any_subset

@@ -7,7 +7,7 @@ step counter or a rank among sorted candidates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import torch
@@ -58,6 +58,33 @@ class Noise:
         """int64 [B, ...], each of 0..count-1 equally likely; of images [B] and slots [B, ...]."""
         images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
         return (self.uniform(stream, images, slots, 1)[..., 0] * count).long()
+
+    def recalling(self) -> Noise:
+        """The same numbers, for samplers that ask for most of them again and again."""
+        return Recalling(self.seed)
+
+
+@dataclass(frozen=True)
+class Recalling(Noise):
+    """Noise that keeps the Gumbel numbers of its latest call for stream "code": a window moves on by a few slots."""
+
+    latest: dict[str, Tensor] = field(default_factory=dict, compare=False)
+
+    def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
+        if stream != "code":
+            return super().gumbel(stream, images, slots, tokens)
+        images, shape = images.flatten(), slots.shape
+        keys = images * 2**32 + slots.flatten()
+        found = torch.empty(len(keys), tokens, dtype=torch.float64, device=keys.device)
+        new = torch.ones_like(keys, dtype=torch.bool)
+        if self.latest and self.latest["values"].shape[1] == tokens:
+            old, at = self.latest["keys"].sort()
+            place = torch.searchsorted(old, keys).clamp_max(len(old) - 1)
+            new = old[place] != keys
+            found[~new] = self.latest["values"][at[place[~new]]]
+        found[new] = super().gumbel(stream, images[new], slots.flatten()[new], tokens)
+        self.latest.update(keys=keys, values=found)
+        return found.view(*shape, tokens)
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -39,9 +39,8 @@ def verify(accept: Accept, replace: Replace | None, dist: Dist, guess: Guess, sl
     else:
         other = replace(p, q, x[tested])
         spent = total_variation(p, _emitted(p, q, f, replace))
-    instead = laws[:, :-1].clone()
-    instead[tested] = other
-    codes = torch.where(kept, x, draws.fresh("residual", instead.log(), slots[:, :-1]))
+    instead = torch.zeros_like(laws[:, :-1]).masked_scatter(tested[..., None], other)
+    codes = torch.where(kept, x, draws.fresh("residual", instead.log(), slots[:, :-1], tested & ~kept))
     last = draws.fixed(Categorical(laws[:, -1:].log()), slots[:, -1:])
     variation = torch.zeros(x.shape, dtype=p.dtype, device=p.device).masked_scatter(tested, spent)
     return Verdict(torch.zeros_like(draws.images), torch.cat([codes, last], dim=1), kept, variation)

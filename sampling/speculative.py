@@ -77,6 +77,7 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
     state, rule = law.start(cond, images, noise), of("rules", options.rule)
     groups = padded(law.groups(state))  # [B, S + 1, g]
     total, out = groups.shape[1] - 1, law.finish(state).clone()
+    noise = noise.recalling()
     setting = Setting(law, cond, noise, images, groups, trace, options.ways, rule.NEEDS_LAWS)
     drafter = of("drafters", options.drafter).Drafter(options.drafter, setting)
     live, length, number, trace.steps = torch.arange(len(cond), device=cond.device), torch.zeros_like(cond), 0, total

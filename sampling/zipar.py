@@ -1,7 +1,8 @@
 """zipar: rows advance side by side (ZipAR, He et al., arXiv 2412.04062). Approximate.
 
 A row starts when the one above has `window` codes; the first row is decoded alone, as in the released code. A row's
-first code reads the newest code of the row above in the place of that row's last one. With H rows of W codes this takes
+first code reads the newest code of the row above in the place of that row's last one, if that is not decoded yet. With
+H rows of W codes this takes
 W + (H - 2) window + W passes; with window = W it is ancestral decoding.
 """
 
@@ -59,7 +60,7 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
     fed = torch.zeros(law.plan.length, dtype=torch.bool, device=cond.device)
     for now in passes:
         slots = torch.tensor(now, device=cond.device).expand(len(cond), -1)[..., None]  # [B, m, 1]
-        first = [slot for slot in now if slot % width == 0 and slot]
+        first = [slot for slot in now if slot % width == 0 and slot >= 2 * width and options.window < width]
         reads = torch.tensor([slot - 1 for slot in first], dtype=torch.long, device=cond.device)
         newest = torch.tensor(
             [slot - width + options.window - 1 for slot in first], dtype=torch.long, device=cond.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import resource
@@ -176,6 +177,7 @@ def test_images_do_not_depend_on_the_batch_size(generator, tmp_path):
     report = json.loads((tmp_path / "a" / "sample.json").read_text())
     assert report["trace"]["nfe_per_image"] == 16 and report["trace"]["streams"] == 2
     assert report["options"]["seed"] == 0 and report["checkpoint"]["step"] == 6 and report["versions"]["torch"]
+    assert report["law"] == "exact" and report["draft"] is None and report["spec"]["grids"] == [[4, 4]]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
         "codes.npz", "grid.png", "images.npz", "request.json", "sample.json"
     ]  # fmt: skip
@@ -202,6 +204,108 @@ def test_a_killed_sampling_run_continues(generator, tmp_path):
         with np.load(whole / name) as a, np.load(killed / name) as b:
             assert all(np.array_equal(a[k], b[k]) for k in a.files)
     fails("holds other samples: seed was 0, is 1", "sample.py", generator, f"out={killed}", *words, "seed=1")
+
+
+# -------------------------------------------------------------------------------------------------------------- sweeps
+
+SWEEP = ["sampler=jacobi,ancestral", "sampler.window=3", "guidance=1,2", "num_images=60", "batch_size=4"]
+SWEEP += ["precision=fp64", "network_steps=20"]
+
+
+def sweep_rows(out: Path) -> list[dict[str, str]]:
+    """Rows of sweep.csv without the clock's readings."""
+    with open(out / "sweep.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds_per_image"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def swept(generator) -> Path:
+    """A sweep that was not disturbed; its feature network is in evaluation/ beside the run."""
+    text = succeeds("sample.py", generator, *SWEEP)
+    assert "| jacobi | 1 | exact |" in text and "4 points in" in text
+    return generator / "sweep"
+
+
+def test_a_sweep_samples_scores_and_compares(swept, generator, tmp_path):
+    rows = sweep_rows(swept)
+    assert [row["point"] for row in rows] == [f"{s}-guidance{g}" for s in ("jacobi", "ancestral") for g in (1, 2)]
+    score = next(key for key in rows[0] if key.startswith("toy_frechet/emoji/"))
+    for row in rows:
+        assert row["num_images"] == "60" and row["law"] == "exact" and float(row[score]) > 0
+        assert row["identical_to_ancestral"] == "60", "jacobi makes the very images of ancestral"
+        assert (float(row["nfe_per_image"]) == 16) == (row["sampler"] == "ancestral")
+    assert rows[0][score] != rows[1][score] and rows[0][score] == rows[2][score]
+    assert sorted(p.name for p in (swept / "points" / "jacobi-guidance2").iterdir()) == [
+        "codes.npz", "grid.png", "images.npz", "request.json", "sample.json", "scores.json"
+    ]  # fmt: skip
+    page = (swept / "report.html").read_text()
+    assert page.count("<img") == 4 * 12 and "all 60 equal" in page and score in page
+    alone = succeeds_to_json(generator, tmp_path / "alone", "num_images=60", "guidance=2", "precision=fp64",
+                             "sampler=jacobi", "sampler.window=3")  # fmt: skip
+    with np.load(tmp_path / "alone" / "codes.npz") as a, np.load(swept / "points/jacobi-guidance2/codes.npz") as b:
+        assert np.array_equal(a["codes"], b["codes"]), "a point is what the single command makes"
+    assert json.loads(alone)["trace"]["nfe"] == json.loads((swept / "points/jacobi-guidance2/sample.json").read_text())[
+        "trace"]["nfe"]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
+def test_a_stopped_sweep_continues_to_the_same_rows(how, swept, generator, tmp_path):
+    out = tmp_path / "sweep"
+    line = [sys.executable, str(ROOT / "sample.py"), str(generator), *SWEEP, f"out={out}"]
+    process = subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    partly = out / "points" / "ancestral-guidance2" / "parts" / "done.npy"
+    while process.poll() is None and not (partly.is_file() and np.load(partly).any()):
+        time.sleep(0.01)
+    process.send_signal(how)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == (-how if how == signal.SIGKILL else 130), said[-500:]
+    assert "the same command continues" in said or how == signal.SIGKILL
+    before = sweep_rows(out)
+    assert [row["point"] for row in before] == ["ancestral-guidance1"], "it was to be stopped in the second point"
+    (out / "sweep.csv").write_text((out / "sweep.csv").read_text()[:-20])
+    again = succeeds("sample.py", generator, *SWEEP, f"out={out}")
+    assert "point 1 of 4" not in again and "point 2 of 4" in again, "the first point is not made again"
+    assert sweep_rows(out) == sweep_rows(swept)
+    assert not [p for p in out.rglob("*") if p.suffix == ".tmp" or p.name == "parts"]
+
+
+def test_a_sweep_that_cannot_be_made_whole_is_not_begun(swept, generator, tmp_path):
+    out = f"out={tmp_path / 's'}"
+    fails("sampler=masked does not fit", "sample.py", generator, "sampler=ancestral,masked", out)
+    fails("top_p must lie in (0, 1]", "sample.py", generator, "top_p=0.9,0", out)
+    fails("Did you mean: 'guidance'?", "sample.py", generator, "guidence=1,2", out)
+    fails("sampler.windw", "sample.py", generator, "sampler=ancestral,jacobi", "sampler.windw=3,4", out)
+    fails("num_images", "sample.py", generator, "num_images=3,4", out)
+    assert not (tmp_path / "s").exists()
+    fails("holds other samples: num_images was 60, is 61", "sample.py", generator, *SWEEP, "num_images=61")
+    fails("holds other samples: seed was 0, is 1", "sample.py", generator, *SWEEP, "seed=1")
+    fails("holds other samples: swept was", "sample.py", generator, *SWEEP, "temperature=0.9,1")
+
+
+def test_points_that_share_models_load_them_once(generator, tmp_path):
+    count = (
+        "import runpy, sys\nfrom pointillist.training import load\nloaded, whole = [], load.load_generator\n"
+        "load.load_generator = lambda *a, **k: loaded.append(a) or whole(*a, **k)\n"
+        "sys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')\nprint('loaded', len(loaded))"
+    )
+    words = [str(generator), "sampler=ancestral,jacobi", "guidance=1,2", "num_images=2", "score=false"]
+    line = [sys.executable, "-c", count, str(ROOT / "sample.py"), *words, f"out={tmp_path / 's'}"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "loaded 1", done.stderr[-500:]
+    assert len(sweep_rows(tmp_path / "s")) == 4 and "not scored: score=false" in done.stdout
+
+
+def test_a_draft_of_another_tokenizer_is_refused(generator, tokenizer, tmp_path):
+    succeeds("train.py", *TOKENIZER, f"out={tmp_path / 't'}", "steps=2")
+    succeeds("train.py", *GENERATOR, f"out={tmp_path / 'g'}", f"tokenizer={tmp_path / 't'}", "steps=2")
+    out = f"out={tmp_path / 's'}"
+    fails("choose a draft of the same tokenizer", "sample.py", generator, f"draft={tmp_path / 'g'}", out)
+    fails("no run at nowhere", "sample.py", generator, "draft=nowhere", out)
+    fails("a generator is needed here", "sample.py", generator, f"draft={tokenizer}", out)
+    told = json.loads(succeeds_to_json(generator, tmp_path / "s", f"draft={generator}"))
+    assert told["draft"]["sha256"] == told["checkpoint"]["sha256"], "the control: its own tokenizer"
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
@@ -235,7 +339,7 @@ def test_a_sample_request_that_cannot_be_met_is_one_line(generator, tmp_path):
 
 
 def test_wrong_combinations_are_refused_with_those_that_fit(generator, tokenizer, tmp_path):
-    fails("samplers that do: ancestral; units for this sampler: masked", "sample.py", generator, "sampler=masked")
+    fails("units for this sampler: masked", "sample.py", generator, "sampler=masked")
     words = [*GENERATOR, f"out={tmp_path / 'r'}", f"tokenizer={tokenizer}"]
     fails("tokenizer=pyramid trains such a one; units that fit: ", "train.py", *words, "unit=scale")
     fails("needs continuous codes", "train.py", *words, "unit=flow")
@@ -312,11 +416,11 @@ def test_every_family_of_codes_goes_all_the_way(family, tmp_path):
     tokenize, generate = FAMILIES[family]
     succeeds("train.py", *tokenize, f"out={tmp_path / 't'}", "steps=4")
     succeeds("train.py", *GENERATOR, *generate, f"tokenizer={tmp_path / 't'}", f"out={tmp_path / 'g'}", "steps=4")
-    request = ["num_images=6", "guidance=2", "guidance_schedule=steps", "precision=fp64"]
+    request = ["num_images=6", "guidance=1..2:steps", "precision=fp64"]
     for size in (6, 2):
         succeeds("sample.py", tmp_path / "g", *request, f"batch_size={size}", f"out={tmp_path / str(size)}")
     if "tokenizer=latent" in tokenize:
-        fails("have no top_k and top_p", "sample.py", tmp_path / "g", "top_p=0.9")
+        fails("have no top_k, top_p and min_p", "sample.py", tmp_path / "g", "top_p=0.9")
     succeeds("sample.py", tmp_path / "g", "num_images=2", "precision=bf16", f"out={tmp_path / 'bf16'}")
     a, b = (np.load(tmp_path / size / "codes.npz")["codes"] for size in ("6", "2"))
     assert a.shape == b.shape and np.allclose(a, b, atol=1e-6) and (a != a[:1]).any()

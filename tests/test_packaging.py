@@ -20,6 +20,7 @@ FLOORS = {
     "tokenizers": 1,
     "sampling": 2,
     "training": 3,
+    "sweeps": 3,
     "evaluation": 3,
     "data": 3,
     "configs": 3,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pointillist.models.dist import Categorical, Dist
-from pointillist.sampling.drafts import Draws, Guess, Setting, Verdict, at_nodes, probabilities, window, without
+from pointillist.sampling.drafts import Draws, Guess, Setting, Verdict, at_nodes, like, probabilities, window, without
 from pointillist.sampling.first_guesses import FirstGuesses, recycled
 from pointillist.sampling.rules.mrs import coupled
 
@@ -50,7 +50,7 @@ class Drafter:
         if self.codes is not None:
             if self.options.init == "resample":
                 laws = self.laws[:, -1:].expand_as(laws)
-                codes = self._draw("resample", laws.log(), slots, draws)
+                codes = self._draw("resample", laws.log(), slots, draws, torch.ones_like(codes, dtype=torch.bool))
             codes = recycled(self.codes, codes, self.kept)
             laws = recycled(self.laws, laws, self.kept) if self.with_laws else None
         self.first.remember(slots, codes)
@@ -67,30 +67,35 @@ class Drafter:
             nodes = guess.nodes(verdict.way)
             dist = Categorical(at_nodes(dist.logits, nodes))
             self.laws = probabilities(dist)
-            self.codes = self._couple(dist, guess, verdict, slots, draws)
+            ahead = torch.arange(slots.shape[1], device=slots.device) >= keep[:, None]
+            self.codes = self._couple(dist, guess, verdict, slots, draws, like(ahead[..., None], self.laws[..., 0]))
         self.first.remember(slots, verdict.codes)
         self.kept = keep
 
-    def _couple(self, dist: Categorical, guess: Guess, verdict: Verdict, slots: Tensor, draws: Draws) -> Tensor:
-        """Codes [B, M, g, ...] with laws self.laws, as the coupling has it."""
+    def _couple(
+        self, dist: Categorical, guess: Guess, verdict: Verdict, slots: Tensor, draws: Draws, ahead: Tensor
+    ) -> Tensor:
+        """Codes [B, M, g, ...] with laws self.laws, as the coupling has it; those that are not ahead do not matter."""
+        ahead = ahead.expand_as(verdict.codes)
         if self.options.coupling != "maximal" or not guess.length:
-            return self._draw("draft", dist.logits, slots, draws)
+            return self._draw("draft", dist.logits, slots, draws, ahead)
         rows = torch.arange(len(slots), device=slots.device)
         old, q = guess.codes[rows, verdict.way], guess.laws[rows, verdict.way]
         codes, _ = coupled(self.laws[:, :-1], q, old, slots[:, :-1], draws)
-        return torch.cat([codes, self._draw("draft", dist.logits[:, -1:], slots[:, -1:], draws)], dim=1)
+        last = self._draw("draft", dist.logits[:, -1:], slots[:, -1:], draws, ahead[:, -1:])
+        return torch.cat([codes, last], dim=1)
 
-    def _draw(self, stream: str, logits: Tensor, slots: Tensor, draws: Draws) -> Tensor:
+    def _draw(self, stream: str, logits: Tensor, slots: Tensor, draws: Draws, where: Tensor) -> Tensor:
         if self.options.coupling == "gumbel":
             return draws.fixed(Categorical(logits), slots)
-        return draws.fresh(stream, logits, slots)
+        return draws.fresh(stream, logits, slots, where)
 
     def _part(self, guess: Guess, slots: Tensor, draws: Draws) -> Guess:
         """More ways: other codes for the first group, drawn without replacement; behind it, the same guesses."""
         q, codes, laws = guess.laws[:, 0, :1], [guess.codes[:, 0]], [guess.laws[:, 0]]
         for i in range(1, self.setting.ways):
             q = without(q, codes[-1][:, :1])
-            x = self._draw(f"way {i}", q.log(), slots, draws)
+            x = self._draw(f"way {i}", q.log(), slots, draws, slots >= 0)
             codes.append(torch.cat([x, guess.codes[:, 0, 1:]], dim=1))
             laws.append(torch.cat([q, guess.laws[:, 0, 1:]], dim=1))
         return Guess(torch.stack(codes, 1), torch.stack(laws, 1))

@@ -1,4 +1,4 @@
-"""gsd: codes near in probability and codebook count as one (grouped speculative decoding, So et al., ICCV 2025).
+"""gsd: codes near in probability and codebook count as one (GSD, So et al., arXiv 2508.07747).
 
 C(x) holds the codes within `ranks` / 2 ranks of x when p is sorted, whose probability differs from p(x) by less than
 `gap` and whose vector lies within squared distance `distance`. A draft is kept with probability min(1, p(C) / q(C)).
@@ -64,8 +64,8 @@ def acceptance(options: Options, vectors: Tensor, p: Tensor, q: Tensor, drafts: 
         codes = order.gather(1, at.clamp(0, p.shape[1] - 1).flatten(1)).view_as(at)
         mass = p.gather(1, codes.flatten(1)).view_as(at)
         apart = (vectors[codes] - vectors[part][..., None, :]).square().sum(-1)
-        alike = there & ((mass - p.gather(1, part)[..., None]).abs() < options.gap) & (apart < options.distance)
-        alike |= codes == part[..., None]
+        near = ((mass - p.gather(1, part)[..., None]).abs() < options.gap) & (apart < options.distance)
+        alike = there & (near | (codes == part[..., None]))
         drafted = torch.where(alike, q.gather(1, codes.flatten(1)).view_as(at), 0).sum(-1)
         found.append(torch.where(alike, mass, 0).sum(-1) / torch.where(drafted > 0, drafted, 1))
     return torch.cat(found, dim=1).clamp_max(1)

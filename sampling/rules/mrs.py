@@ -41,7 +41,7 @@ def verify(options: Options, law: Any, dist: Dist, guess: Guess, slots: Tensor, 
 def coupled(p: Tensor, q: Tensor, codes: Tensor, slots: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
     """Codes ~ p [B, n, g, (K,) V] from guesses ~ q of slots [B, n, g], and which guesses they keep, bool."""
     kept = draws.below("accept", of(acceptance(p, q), codes), slots)
-    return torch.where(kept, codes, draws.fresh("residual", residual(p, q).log(), slots)), kept
+    return torch.where(kept, codes, draws.fresh("residual", residual(p, q).log(), slots, ~kept)), kept
 
 
 def first_group(p: Tensor, guess: Guess, slots: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,4 +54,4 @@ def first_group(p: Tensor, guess: Guess, slots: Tensor, draws: Draws) -> tuple[T
         fits = draws.below(f"accept {i}", of(acceptance(p, q), x), slots) & ~kept
         way = torch.where(fits.flatten(1).any(1), i, way)
         codes, kept, p = torch.where(fits, x, codes), kept | fits, residual(p, q)
-    return way, torch.where(kept, codes, draws.fresh("residual", p.log(), slots)), kept
+    return way, torch.where(kept, codes, draws.fresh("residual", p.log(), slots, ~kept)), kept

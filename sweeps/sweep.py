@@ -13,22 +13,23 @@ from typing import Any
 
 from pointillist.configs.files import write_json, write_whole
 from pointillist.configs.options import to_dict
-from pointillist.training.report import page
-from pointillist.training.results import ANCESTRAL, Result, read_results, to_csv, to_markdown
+from pointillist.sweeps.report import page
+from pointillist.sweeps.results import ANCESTRAL, Result, read_results, to_csv, to_markdown
+from pointillist.sweeps.scoring import open_scorer
 from pointillist.training.samples import check_request
-from pointillist.training.scoring import open_scorer
 
 Points = list[tuple[str, Any]]  # (folder name, options)
 Prepare = Callable[[Any], Any]  # options -> a checked job: .options, .request, .config and .folder of the checkpoint
+Rehearse = Callable[[Any], None]  # draws an image of a job and forgets it
 Draw = Callable[[Any, Path], dict]  # samples what is missing of a job into a folder
 
 
-def sweep(axes: tuple[str, ...], points: Points, prepare: Prepare, draw: Draw) -> None:
+def sweep(axes: tuple[str, ...], points: Points, prepare: Prepare, rehearse: Rehearse, draw: Draw) -> None:
     """Sample, score and compare the points; finished ones are skipped.
 
     Raises ValueError or OSError, before the first image, where a point cannot be sampled or OUT holds another sweep.
     """
-    out, shared, job = check(axes, points, prepare)
+    out, shared, job = check(axes, points, prepare, rehearse)
     folders = {name: out / "points" / name for name, _ in points}
     write_scores, unscored = scorer(job, list(folders.values()))
     write_json(out / "request.json", shared)
@@ -45,19 +46,18 @@ def sweep(axes: tuple[str, ...], points: Points, prepare: Prepare, draw: Draw) -
     print(f"{len(points)} points in {out}: sweep.csv, sweep.md; look at {out / 'report.html'}")
 
 
-def check(axes: tuple[str, ...], points: Points, prepare: Prepare) -> tuple[Path, dict, Any]:
+def check(axes: tuple[str, ...], points: Points, prepare: Prepare, rehearse: Rehearse) -> tuple[Path, dict, Any]:
     """(OUT, the request that all points share, the last point's job); ValueError where a point cannot be had."""
-    requests = {}
+    roots = {axis.partition(".")[0] for axis in axes}
     for name, options in in_order(points):
         job = prepare(options)  # not kept: points may need other models
-        requests[name] = job.request
-    roots = {axis.partition(".")[0] for axis in axes}
-    shared = {k: v for k, v in job.request.items() if k.removesuffix("_sha256") not in roots}
-    shared = {"swept": " ".join(sorted(axes)), "network_steps": job.options.network_steps, **shared}
-    out = Path(job.options.out or job.folder.parent / "sweep")
-    check_request(out, shared)
-    for name, request in requests.items():
-        check_request(out / "points" / name, request)
+        out = Path(options.out or job.folder.parent / "sweep")
+        shared = {k: v for k, v in job.request.items() if k.removesuffix("_sha256") not in roots}
+        shared = {"swept": " ".join(sorted(axes)), "network_steps": options.network_steps, **shared}
+        check_request(out, shared)
+        check_request(out / "points" / name, job.request)
+        if not is_finished(out / "points" / name, scored=False):
+            rehearse(job)
     return out, shared, job
 
 

@@ -7,8 +7,8 @@ from html import escape
 from math import ceil, isqrt, prod
 from pathlib import Path
 
-from pointillist.training.charts import heat
-from pointillist.training.results import Result
+from pointillist.sweeps.charts import heat
+from pointillist.sweeps.results import Result
 
 Values = list[float | None]  # by slot; None = no draft was tested there
 

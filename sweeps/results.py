@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pointillist.configs.files import read_json
-from pointillist.training.grid import find
+from pointillist.sweeps.grid import find
 
 ANCESTRAL = "ancestral"
 
@@ -95,8 +95,9 @@ def row_of(result: Result) -> dict[str, Any]:
         "batch_size": options["batch_size"],
         "nfe_per_image": cost["nfe_per_image"],
         "tokens_fed_per_image": cost["tokens_fed_per_image"],
-        "step_compression_mean_of_ratios": cost["step_compression"]["mean_of_ratios"],
-        "step_compression_ratio_of_means": cost["step_compression"]["ratio_of_means"],
+        # 0: the sampler has no count of ancestral's passes to compare its own with
+        "step_compression_mean_of_ratios": cost["step_compression"]["mean_of_ratios"] or None,
+        "step_compression_ratio_of_means": cost["step_compression"]["ratio_of_means"] or None,
         "acceptance": cost["accepted"],
         "variation_per_image": cost["variation_per_image"],
         "draft_cost": cost["draft_cost"],
@@ -130,12 +131,12 @@ def cells(results: list[Result], axes: tuple[str, ...]) -> tuple[list[str], list
 
 def _rounded(result: Result) -> dict[str, str]:
     row, images = row_of(result), result.sample["options"]["num_images"]
-    same = row["identical_to_ancestral"]
+    same, saved = row["identical_to_ancestral"], row["step_compression_mean_of_ratios"]
     return {
         "law": row["law"],
         "NFE": f"{row['nfe_per_image']:.4g}",
         "tokens fed": f"{row['tokens_fed_per_image']:,.0f}",
-        "step compression": f"{row['step_compression_mean_of_ratios']:.2f}",
+        "step compression": "-" if saved is None else f"{saved:.2f}",
         "accepted": "-" if row["acceptance"] is None else f"{row['acceptance']:.1%}",
         "total variation": "-" if row["variation_per_image"] is None else f"{row['variation_per_image']:.3g}",
         "draft cost": f"{row['draft_cost']:.2g}" if row["draft_cost"] else "-",
@@ -153,7 +154,7 @@ MEANINGS = {
     "accepted": "share of the drafts that were put to the test",
     "total variation": "certified budget an image: sum over tests of the distance from the target's law",
     "draft cost": "the drafting network's compute over the target's",
-    "ms": "milliseconds an image, the first call included",
+    "ms": "milliseconds an image",
     "as ancestral": "images whose codes all equal those of sampler=ancestral with the same numbers",
 }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from html import escape
 
-from pointillist.training.charts import Mark, bars, scatter, symbol
-from pointillist.training.maps import maps, multiples
-from pointillist.training.results import MEANINGS, Result, cells
-from pointillist.training.strips import strips
-from pointillist.training.style import CSS
+from pointillist.sweeps.charts import Mark, bars, scatter, symbol
+from pointillist.sweeps.maps import maps, multiples
+from pointillist.sweeps.results import MEANINGS, Result, cells
+from pointillist.sweeps.strips import strips
+from pointillist.sweeps.style import CSS
 
 NOTHING = 1e-6  # total variation an image below which a rule spends none: rounding
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pointillist.evaluation.samples import open_samples
-from pointillist.training.results import Result
+from pointillist.sweeps.results import Result
 
 COLUMNS = 12
 LARGEST = 128  # pixels of a picture in the page
