@@ -37,6 +37,10 @@ class Guess:
     def length(self) -> int:
         return self.codes.shape[2]
 
+    @property
+    def is_tree(self) -> bool:
+        return self.ways > 1 and self.length > 0
+
     def tree(self) -> Tree:
         return Tree.paths(self.ways, self.length)
 

@@ -87,7 +87,7 @@ def sample(law: Any, cond: Tensor, noise: Noise, images: Tensor, trace: Trace, o
         slots = window(setting.groups, length, guess.length + 1)
         verdict, dist = examine(law, state, guess, slots, draws, options, trace)
         keep = verdict.right().minimum(total - length)
-        law.commit(state, verdict.codes, keep, guess.nodes(verdict.way) if guess.ways > 1 else None)
+        law.commit(state, verdict.codes, keep, guess.nodes(verdict.way) if guess.is_tree else None)
         drafter.observe(dist, guess, verdict, slots, draws, keep, law.features(state))
         account(trace, verdict, slots, keep, length + keep == total, number + 1, out.shape[1])
         length, number = length + keep, number + 1
@@ -109,7 +109,7 @@ def examine(
         dist = trace.query(law, state, slots)
         codes = draws.fixed(dist, slots)
         return Verdict(torch.zeros_like(state.length), codes, codes[:, :0] >= 0), dist
-    if guess.ways == 1:
+    if not guess.is_tree:
         dist = trace.query(law, state, slots, guess.codes[:, 0])
     else:
         tree = guess.tree()

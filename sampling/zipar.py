@@ -1,9 +1,8 @@
 """zipar: rows advance side by side (ZipAR, He et al., arXiv 2412.04062). Approximate.
 
 A row starts when the one above has `window` codes; the first row is decoded alone, as in the released code. A row's
-first code reads the newest code of the row above in the place of that row's last one, if that is not decoded yet. With
-H rows of W codes this takes
-W + (H - 2) window + W passes; with window = W it is ancestral decoding.
+first code reads the newest code of the row above in the place of that row's last one, if that is not decoded yet. H
+rows of W codes take W + (H - 2) window + W passes; with window = W it is ancestral decoding.
 """
 
 from __future__ import annotations
