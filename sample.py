@@ -122,6 +122,13 @@ def open_models(run: str, tokenizer: str, draft: str, device: str, precision: st
             f"draft={draft} was trained on codes of tokenizer {theirs[:8]}, {len(other['classes'])} classes; {run} on "
             f"{mine[:8]}, {len(config['classes'])} classes; choose a draft of the same tokenizer and data"
         )
+    if other["kind"] == "eagle":
+        if other["target"]["sha256"] != config["sha256"]:
+            raise ValueError(
+                f"draft={draft} is a head of {other['target']['path']} ({other['target']['sha256'][:8]}), not of {run} "
+                f"({config['sha256'][:8]}); choose a head that was trained on it"
+            )
+        drafter.shared.network = generator  # held once
     drafter.cast(dtype)
     identity = {"path": str(beside), "sha256": other["sha256"], "step": other["step"]}
     return Models(generator, config, folder, codec, drafter, identity)

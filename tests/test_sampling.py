@@ -13,8 +13,8 @@ from pointillist.models.dist import Categorical, Cut, warp
 from pointillist.sampling import ancestral
 from pointillist.sampling.labels import labels_of
 from pointillist.sampling.laws import Aided, Guided, target
-from pointillist.sampling.schedules import CURVES, Schedule
 from pointillist.sampling.noise import Noise
+from pointillist.sampling.schedules import CURVES, Schedule
 from pointillist.sampling.trace import Trace
 from tests.toys import GRID, toy_generator, toys
 

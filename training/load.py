@@ -12,6 +12,7 @@ import torch
 
 from pointillist import CodeSpec, __version__
 from pointillist.configs.options import build, choices, find
+from pointillist.models import eagle
 from pointillist.models.generator import SAMPLING, Generator
 from pointillist.models.generator import Options as GeneratorOptions
 from pointillist.models.plan import Misfit
@@ -48,6 +49,8 @@ def kind_of(unit: str) -> type[Generator]:
 def check_sampler(options: Any, generator: Generator, scheduled: bool) -> None:
     """Raises ValueError, naming what does fit, where a sampler needs more than this unit's generator gives, or where
     an order or passes are asked for (`scheduled`) of a sampler that chooses by itself."""
+    if getattr(generator, "drafts_only", False):
+        raise ValueError("a draft head cannot be sampled alone; give its target, with draft=HEAD sampler.drafter=model")
     name, sampler = options.name, find("sampling", options.name)
     needs = {n: getattr(find("sampling", n), "fits", lambda _: True) for n in choices("sampling")}
     if not needs.get(name, lambda _: True)(generator):
@@ -64,18 +67,19 @@ def check_sampler(options: Any, generator: Generator, scheduled: bool) -> None:
         sampler.check(generator, options)
 
 
-def fitting(spec: CodeSpec) -> list[str]:
-    """Units that can predict these codes."""
+def fitting(spec: CodeSpec, drafted: bool = False) -> list[str]:
+    """Units that can predict these codes; drafted: those that an EAGLE head can draft for."""
     names = []
     for name in choices("models/units"):
         module = find("models/units", name)
         try:
-            module.plan(spec, module.Options())
+            plan = module.plan(spec, module.Options())
         except Misfit:
             continue
         except ValueError:
-            pass  # it fits with another size
-        names.append(name)
+            plan = None  # it fits with another size
+        if not drafted or (plan is not None and eagle.fits(plan, spec)):
+            names.append(name)
     return names
 
 
@@ -92,10 +96,16 @@ def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tupl
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu", unit: dict | None = None, model: dict | None = None
 ) -> tuple[Generator, dict]:
-    """A frozen generator and its config.json, which names the tokenizer its codes belong to.
+    """A frozen generator and its config.json, which names the tokenizer its codes belong to; or a draft head, which
+    brings its target with it.
 
     unit and model replace options that may change after training (SAMPLING in their files); ValueError for others.
     """
+    folder = checkpoint.locate(path)
+    if checkpoint.read_config(folder).get("kind") == "eagle":
+        override("unit", unit or {}, {"name": "draft head"}, set())
+        override("model", model or {}, {"name": "draft head"}, set())
+        return _load(folder, "eagle", lambda config: make_eagle(config, folder, device), device)
 
     def make(config: dict) -> Generator:
         name = config["unit"]["name"]
@@ -109,7 +119,12 @@ def load_generator(
         options = build(GeneratorOptions, models)
         return make_generator(options, build(module.Options, units), spec, len(config["classes"]), lift)
 
-    return _load(path, "generator", make, device)
+    return _load(folder, "generator", make, device)
+
+
+def make_eagle(config: dict, folder: Path, device: torch.device | str) -> eagle.Eagle:
+    """A draft head for the target that its checkpoint names. Raises FileNotFoundError, ValueError as `recorded`."""
+    return eagle.Eagle(build(eagle.Options, config["model"]), load_generator(target_of(config, folder), device)[0])
 
 
 def override(what: str, wanted: dict, trained: dict, allowed: set[str]) -> dict:
@@ -128,19 +143,29 @@ def tokenizer_of(config: dict, folder: Path, override: str = "") -> str:
 
     Raises FileNotFoundError when it is nowhere, ValueError when its weights are not those that made the codes.
     """
-    recorded = config["tokenizer"]
+    remedy = "name {} with tokenizer=FOLDER"
+    return _recorded("tokenizer", config, folder, override, "this generator's codes were made with", remedy)
+
+
+def target_of(config: dict, folder: Path) -> str:
+    """The path of a draft head's target, as `tokenizer_of`."""
+    return _recorded("target", config, folder, "", "this draft head was trained on", "restore {}, or train a head anew")
+
+
+def _recorded(what: str, config: dict, folder: Path, override: str, needs: str, remedy: str) -> str:
+    recorded = config[what]
     beside = folder.parent.parent / Path(recorded["path"]).name
     candidates = [override] if override else [recorded["path"], str(beside)]
     present = [path for path in candidates if Path(path).is_dir()]
     if not present:
-        raise FileNotFoundError(f"the tokenizer {candidates[0]} is gone; name it with tokenizer=FOLDER")
+        raise FileNotFoundError(f"the {what} {candidates[0]} is gone; {remedy.format('it')}")
     found = {path: checkpoint.read_config(checkpoint.locate(path))["sha256"] for path in present}
     for path, sha256 in found.items():
         if sha256 == recorded["sha256"]:
             return path
     raise ValueError(
-        f"{present[0]} holds tokenizer weights {found[present[0]][:8]}, this generator's codes were made with "
-        f"{recorded['sha256'][:8]}; name the right one with tokenizer=FOLDER"
+        f"{present[0]} holds {what} weights {found[present[0]][:8]}, {needs} {recorded['sha256'][:8]}; "
+        f"{remedy.format('the right one')}"
     )
 
 

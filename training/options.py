@@ -14,7 +14,7 @@ HELDOUT = 5000  # held-out images scored, at most
 
 @dataclass
 class TrainOptions:
-    task: Literal["tokenizer", "generator"] = option("generator", "what to train")
+    task: Literal["tokenizer", "generator", "eagle"] = option("generator", "what to train")
     out: str = option("runs/run", "the run's folder; the same command again resumes it")
     seed: int = option(0, "every random choice of step s is a function of (seed, s)")
     steps: int = option(1000, "optimiser steps")
@@ -47,4 +47,5 @@ class TrainOptions:
 # A resumed run may change these: they do not touch what is learned.
 FREE = {"out", "codes", "device", "dry_run", "tracker"}
 FREE |= {"tokenizer", "tokenizer.path"}  # where a generator's tokenizer lies: its sha256 is compared instead
+FREE |= {"target", "target.path"}  # and a draft head's target
 FREE |= {"log_every", "evaluate_every", "save_every", "keep_last", "keep_steps"}

@@ -29,7 +29,7 @@ from pointillist.training.pictures import save_grid
 
 @dataclass
 class Options(TrainOptions):
-    task: Literal["tokenizer", "generator"] = "generator"
+    task: Literal["tokenizer", "generator", "eagle"] = "generator"
     tokenizer: str = option("", "run folder of the frozen tokenizer")
     codes: str = option("", "folder of the code cache; default: codes/ beside the tokenizer's checkpoints")
     model: GeneratorOptions = option(GeneratorOptions(), "the transformer")

@@ -21,7 +21,7 @@ from pointillist.training.pictures import save_grid
 
 @dataclass
 class Options(TrainOptions):
-    task: Literal["tokenizer", "generator"] = "tokenizer"
+    task: Literal["tokenizer", "generator", "eagle"] = "tokenizer"
     tokenizer: Any = option("conv", "the tokenizer to train", part="tokenizers")
 
 
