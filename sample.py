@@ -74,6 +74,10 @@ def main(argv: list[str]) -> None:
         sweep(grid.axes, points, prepare, rehearse, draw)
         return
     job = prepare(load(Options, None, words))
+    if job.options.draft and not job.models.draft:
+        raise ValueError(
+            f"sampler={job.options.sampler.name} drafts by itself; leave draft= or add sampler.drafter=model"
+        )
     out = Path(job.options.out or job.folder.parent / "samples")
     was_finished = (out / "sample.json").is_file()
     cost = draw(job, out)["trace"]
@@ -115,7 +119,9 @@ def open_models(run: str, tokenizer: str, draft: str, device: str, precision: st
     if not draft:
         return Models(generator, config, folder, codec)
     beside = checkpoint.locate(draft)
-    drafter, other = load_generator(beside, to)
+    same = checkpoint.read_config(beside).get("kind") == "generator"
+    same = same and checkpoint.read_config(beside)["unit"]["name"] == config["unit"]["name"]
+    drafter, other = load_generator(beside, to, json.loads(changes)[0] if same else None)
     mine, theirs = config["tokenizer"]["sha256"], other["tokenizer"]["sha256"]
     if mine != theirs or config["classes"] != other["classes"]:
         raise ValueError(
@@ -172,19 +178,23 @@ def prepare(o: Options) -> Job:
     from pointillist.training.given import given_order, kept_codes
     from pointillist.training.load import check_sampler
 
-    m = open_models(o.run, o.tokenizer, o.draft, o.device, o.precision, json.dumps([o.unit, o.model]))
-    generator, config, given, above = m.generator, m.config, {}, []
-    numbers = (o.guidance, o.temperature, o.top_k, o.top_p, o.min_p, o.guidance_interval)
-    law = target(generator, *numbers)
+    drafted = getattr(getattr(o.sampler, "drafter", None), "name", "") == "model"
+    changes = json.dumps([o.unit, o.model])
+    m = open_models(o.run, o.tokenizer, o.draft if drafted else "", o.device, o.precision, changes)
+    generator, config, given, above, order, kept = m.generator, m.config, {}, [], None, None
     if o.order:
         order, given["order_sha256"] = given_order(o.order, generator, o.num_images, pick_device(o.device))
-        law = Ordered(law, order)
     if o.image or o.mask:
         kept = kept_codes(o.image, o.mask, generator, m.tokenizer, config["image_size"])
-        law, given["kept_sha256"] = Inpaint(law, kept.codes, kept.known), kept.sha256
-        above = [("given", kept.pictures)]
-    draft = target(m.draft, *numbers) if m.draft else None
-    law = Aided(law, draft, getattr(m.tokenizer, "codebook", None))
+        given["kept_sha256"], above = kept.sha256, [("given", kept.pictures)]
+
+    def asked_of(network: Any) -> Any:
+        law = target(network, o.guidance, o.temperature, o.top_k, o.top_p, o.min_p, o.guidance_interval)
+        law = law if order is None else Ordered(law, order)
+        return law if kept is None else Inpaint(law, kept.codes, kept.known)
+
+    draft = asked_of(m.draft) if m.draft else None
+    law = Aided(asked_of(generator), draft, getattr(m.tokenizer, "codebook", None))
     check_sampler(o.sampler, law, scheduled=bool(o.order or o.unit))
 
     noise = Noise(o.seed)

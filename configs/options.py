@@ -232,7 +232,8 @@ def parse(argv: list[str], usage: str, cls: type, target: bool = True) -> Comman
         raise ValueError(f"unknown flag {flags[0]}: options are written key=value; --help lists them")
     for word in words:
         if word.endswith("=?"):
-            lines = [x for x in describe(cls, load(cls)) if x.split()[0].startswith(word[:-2])]
+            others = [w for w in words if not w.endswith("=?")]
+            lines = [x for x in describe(cls, load(cls, None, others)) if x.split()[0].startswith(word[:-2])]
             print("\n".join(lines) or f"no option {word[:-2]}; --help lists them")
             raise SystemExit(0)
     return Command(head, words)

@@ -30,7 +30,7 @@ class Front:
     def query(self, model: Any, state: Any, slots: Tensor, draft: Tensor | None) -> Dist:
         """The laws of the slots, given what has been decoded; see Generator.query."""
         assert draft is None and slots.shape[2] == 1, "a front is of single codes, none of them drafted"
-        state.put(*self.stand_in)
+        state.put(*(x.repeat(len(slots) // len(x), *[1] * (x.ndim - 1)) for x in self.stand_in))  # for both streams
         state.slots = slots
         places = torch.take_along_dim(state.index.place_of, slots.flatten(1), dim=1)  # [B, m]
         index, layout = state.index.window(places), model.layout

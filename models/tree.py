@@ -75,12 +75,9 @@ def _query(model: Any, state: Any, slots: Tensor, draft: Tensor, tree: Tree) -> 
     batch, nodes = slots.shape[:2]
     places, real = _places(model, state, tree)
     width, rows = places.shape[2], slice(model.plan.length, model.plan.length + places[0].numel())
-    x = model.embed(
-        _codes(state, slots, draft, tree).flatten(0, 1),
-        state.cond.repeat_interleave(nodes, 0),
-        _by_node(state.index.window(places.flatten(1)), nodes),
-    )
     index = state.index.window(places.flatten(1))
+    codes = _codes(state, slots, draft, tree).flatten(0, 1)
+    x = model.embed(codes, state.cond.repeat_interleave(nodes, 0), _by_node(index, nodes))
     for cache in state.caches:
         cache.grow(rows.stop)
     x = model.transformer.decode(

@@ -64,7 +64,8 @@ def _merged(law: Any, state: Any, noise: Noise, images: Tensor, trace: Trace, me
     guesses = FirstGuesses("left", law, noise, images, groups)
     for done in range(0, total, merge):
         slots = groups[:, done : min(done + merge, total)]
-        draft = guesses(slots[:, :-1])[0] if slots.shape[1] > 1 else None
+        every = torch.ones_like(slots[:, :-1, 0], dtype=torch.bool)
+        draft = guesses(slots[:, :-1], every)[0] if slots.shape[1] > 1 else None
         codes = trace.query(law, state, slots, draft).sample(noise, images, slots)
         law.commit(state, codes, keep=slots.shape[1])
         guesses.remember(slots, codes)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def acceptance(p: Tensor, q: Tensor) -> Tensor:
-    """min(1, p / q) [..., V], 1 where q is 0."""
+    """min(1, p / q) of probabilities of any shape, 1 where q is 0."""
     return torch.where(q > 0, p / torch.where(q > 0, q, 1), 1).clamp_max(1)
 
 

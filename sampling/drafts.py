@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pointillist.models.dist import Categorical, Dist, Noise, book_keys
+from pointillist.models.dist import Categorical, Dist, book_keys
 from pointillist.models.tree import Tree
+from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 
 
@@ -80,13 +81,13 @@ class Draws:
         """Draws from laws of slots [B, n, g] by the noise of ancestral decoding, in every pass the same."""
         return dist.sample(self.noise, self.images, slots)
 
-    def fresh(self, stream: str, logits: Tensor, slots: Tensor, where: Tensor) -> Tensor:
-        """Draws from laws [B, n, g, (K,) V] of slots [B, n, g] by noise of this pass alone, and 0 where
-        where [B, n, g, (K)] is False: those are not needed, and noise is dear."""
-        keys = self._keys(slots, logits.shape[3:-1])
+    def fresh(self, stream: str, laws: Tensor, slots: Tensor, where: Tensor) -> Tensor:
+        """Codes [B, n, g, (K)] for slots [B, n, g]: draws from laws [r, V], probabilities, at the r entries of
+        where [B, n, g, (K)] that are true, by noise of this pass alone; 0 elsewhere. Noise is dear."""
+        keys = self._keys(slots, where.shape[3:])
         images = self.images.view(-1, *[1] * (keys.ndim - 1)).expand_as(keys)
         drawn = torch.zeros_like(keys)
-        drawn[where] = self.noise.race(stream, logits[where][:, None], images[where], keys[where][:, None])[:, 0]
+        drawn[where] = self.noise.race(stream, laws.log()[:, None], images[where], keys[where][:, None])[:, 0]
         return drawn
 
     def below(self, stream: str, probability: Tensor, slots: Tensor) -> Tensor:

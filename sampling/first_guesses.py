@@ -43,25 +43,24 @@ class FirstGuesses:
             rows = torch.arange(len(slots), device=slots.device)[:, None, None]
             self.newest[rows, slots % self.newest.shape[1]] = codes
 
-    def __call__(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes [B, n, g, (K)] for slots [B, n, g], and the laws [B, n, g, (K,) V] they were drawn from."""
+    def __call__(self, slots: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes [B, n, g, (K)] for those slots [B, n, g] whose group is fresh [B, n] bool, anything for the others; and
+        the laws [B, n, g, (K,) V] they were drawn from."""
         codes = self._random(slots)
         laws = self.uniform.expand(*codes.shape, -1)
         if self.beside is None:
             return codes, laws
+        copied = torch.zeros_like(codes, dtype=torch.bool)
         for i in range(slots.shape[1]):  # a copy may be copied again
-            here = slots[:, i : i + 1]
+            here = slots[:, i : i + 1].masked_fill(~fresh[:, i : i + 1, None], -1)
             beside = self.beside.to(slots.device)[here % len(self.beside)]
             rows = torch.arange(len(slots), device=slots.device)[:, None, None]
             earlier = self.rank[rows, beside % len(self.beside)] < self.rank[rows, here % len(self.beside)]
             can = like((beside >= 0) & (here >= 0) & earlier, codes)
             codes[:, i : i + 1] = torch.where(can, self.newest[rows, beside], codes[:, i : i + 1])
-            certain = F.one_hot(codes[:, i : i + 1], laws.shape[-1]).to(laws.dtype)
-            laws = torch.cat(
-                [laws[:, :i], torch.where(can[..., None], certain, laws[:, i : i + 1]), laws[:, i + 1 :]], 1
-            )
+            copied[:, i : i + 1] = can
             self.remember(here, codes[:, i : i + 1])
-        return codes, laws
+        return codes, torch.where(copied[..., None], F.one_hot(codes, laws.shape[-1]), laws)
 
     def _random(self, slots: Tensor) -> Tensor:
         if len(self.vocab) == 1:

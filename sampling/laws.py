@@ -44,10 +44,6 @@ class GuidedState:
         return self.both.length.chunk(2)[0]
 
     @property
-    def codes(self) -> Tensor:
-        return self.both.codes.chunk(2)[0]
-
-    @property
     def images(self) -> Tensor:
         return self.both.images.chunk(2)[0]
 
@@ -258,6 +254,9 @@ def target(
         raise ValueError(f"top_p must lie in (0, 1], 1 = off, got {top_p}")
     if len(guidance_interval) != 2 or not 0 <= guidance_interval[0] <= guidance_interval[1] <= 1:
         raise ValueError(f"guidance_interval must be two rising shares of the codes, got {list(guidance_interval)}")
+    ends = (cuts[1].first, cuts[1].last)
+    if any(end != int(end) for end in ends) or (0 in ends and ends != (0, 0)):
+        raise ValueError(f"top_k must be whole, and 0 (off) only as a number, not an end of a schedule; got {top_k}")
     off = (Schedule(0, 0), Schedule(1, 1), Schedule(0, 0))
     if not generator.spec.vocab and tuple(cuts[1:]) != off:
         raise ValueError(f"continuous codes have no top_k, top_p and min_p, got {top_k}, {top_p}, {min_p}; leave them")

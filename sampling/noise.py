@@ -13,6 +13,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+SPAN = 2**32  # slots of one image, from -1 on
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed int64
 
 
@@ -73,18 +74,17 @@ class Recalling(Noise):
     def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
         if stream != "code":
             return super().gumbel(stream, images, slots, tokens)
-        images, shape = images.flatten(), slots.shape
-        keys = images * 2**32 + slots.flatten()
+        keys, where = (images * SPAN + slots + 1).unique(return_inverse=True)  # ascending
         found = torch.empty(len(keys), tokens, dtype=torch.float64, device=keys.device)
         new = torch.ones_like(keys, dtype=torch.bool)
         if self.latest and self.latest["values"].shape[1] == tokens:
-            old, at = self.latest["keys"].sort()
+            old = self.latest["keys"]
             place = torch.searchsorted(old, keys).clamp_max(len(old) - 1)
             new = old[place] != keys
-            found[~new] = self.latest["values"][at[place[~new]]]
-        found[new] = super().gumbel(stream, images[new], slots.flatten()[new], tokens)
+            found[~new] = self.latest["values"][place[~new]]
+        found[new] = super().gumbel(stream, keys[new] // SPAN, keys[new] % SPAN - 1, tokens)
         self.latest.update(keys=keys, values=found)
-        return found.view(*shape, tokens)
+        return found[where]
 
 
 def _mix(x: Tensor) -> Tensor:

@@ -23,8 +23,13 @@ Replace = Callable[[Tensor, Tensor, Tensor], Tensor]
 CELLS = 2**24  # numbers held at a time
 
 
-def verify(accept: Accept, replace: Replace | None, dist: Dist, guess: Guess, slots: Tensor, draws: Draws) -> Verdict:
-    """The verdict on a guess of one way; replace None: the best residual, norm([p - q f]+)."""
+def verify(
+    accept: Accept, replace: Replace | None, by_draft: bool, dist: Dist, guess: Guess, slots: Tensor, draws: Draws
+) -> Verdict:
+    """The verdict on a guess of one way; replace None: the best residual, norm([p - q f]+).
+
+    by_draft: what replaces a draft depends on which it was, so the law that comes out is summed draft by draft.
+    """
     laws = probabilities(dist)
     p, q, x = laws[:, :-1], guess.laws[:, 0], guess.codes[:, 0]
     index = like(torch.arange(guess.length, device=x.device)[None, :, None], x).expand_as(x)
@@ -32,15 +37,15 @@ def verify(accept: Accept, replace: Replace | None, dist: Dist, guess: Guess, sl
     real = like(slots[:, :-1] >= 0, x)
     kept = draws.below("accept", f, slots[:, :-1]) | ~real
     tested = (like(reached(kept.flatten(2).all(-1))[..., None], x) & real).expand_as(x)
-    p, q, f = p[tested], q[tested], accept(p[tested], q[tested], _all(q[tested]), index[tested])
-    if replace is None:
-        other = residual(p, q * f)
-        spent = total_variation(p, emitted(q, f, other))
+    p, q = p[tested], q[tested]
+    f = _of_support(accept, p, q, index[tested])
+    if by_draft:
+        other, out = replace(p, q, x[tested]), _emitted(p, q, f, replace)
     else:
-        other = replace(p, q, x[tested])
-        spent = total_variation(p, _emitted(p, q, f, replace))
-    instead = torch.zeros_like(laws[:, :-1]).masked_scatter(tested[..., None], other)
-    codes = torch.where(kept, x, draws.fresh("residual", instead.log(), slots[:, :-1], tested & ~kept))
+        other = residual(p, q * f) if replace is None else replace(p, q, x[tested])
+        out = emitted(q, f, other)
+    spent, lost = total_variation(p, out), tested & ~kept
+    codes = torch.where(lost, draws.fresh("residual", other[~kept[tested]], slots[:, :-1], lost), x)
     last = draws.fixed(Categorical(laws[:, -1:].log()), slots[:, -1:])
     variation = torch.zeros(x.shape, dtype=p.dtype, device=p.device).masked_scatter(tested, spent)
     return Verdict(torch.zeros_like(draws.images), torch.cat([codes, last], dim=1), kept, variation)
@@ -50,9 +55,10 @@ def _rows(laws: Tensor) -> Tensor:
     return laws.flatten(0, -2)
 
 
-def _all(q: Tensor) -> Tensor:
-    """Every code, for each of n laws: [n, V]."""
-    return torch.arange(q.shape[-1], device=q.device).expand_as(q)
+def _of_support(accept: Accept, p: Tensor, q: Tensor, index: Tensor) -> Tensor:
+    """f [n, V] of laws p, q [n, V], 0 for codes that q does not draft."""
+    drafts = q.topk(int((q > 0).sum(-1).max()) if len(q) else 0).indices
+    return torch.zeros_like(q).scatter(1, drafts, accept(p, q, drafts, index))
 
 
 def _emitted(p: Tensor, q: Tensor, f: Tensor, replace: Replace) -> Tensor:

@@ -63,12 +63,15 @@ def check(generator: Any, options: Options) -> None:
     rule, drafter, books = of("rules", options.rule), of("drafters", options.drafter), len(generator.spec.vocab)
     if options.ways > 1 and (books > 1 or max(map(len, generator.plan.groups)) > 1):
         raise ValueError("sampler.ways is for units that decode one code at a time; use sampler.ways=1")
+    if options.ways > 1 and rule.CLAIM == "relaxed":
+        raise ValueError(f"sampler.rule={options.rule.name} tries one guess of a code; use sampler.ways=1")
     if books > 1 and generator.options.books == "chain" and (rule.NEEDS_LAWS or drafter.needs_laws(options.drafter)):
         raise ValueError(
             "chained books have no laws side by side; they take sampler.rule=exact and sampler.drafter.coupling=gumbel"
         )
-    if hasattr(rule, "check"):
-        rule.check(generator, options)
+    for module, choice in ((rule, options.rule), (drafter, options.drafter)):
+        if hasattr(module, "check"):
+            module.check(generator, choice)
 
 
 @torch.inference_mode()
@@ -133,4 +136,5 @@ def account(
         tested = verdict.reached[..., None] & (slots >= 0) & active[:, None, None]
         rejected, spent = (~kept).flatten(3).any(-1) if kept.ndim > 3 else ~kept, verdict.variation
         spent = torch.zeros_like(slots, dtype=torch.float64) if spent is None else spent
+        spent = spent.flatten(3).sum(-1).clamp_max(1) if spent.ndim > 3 else spent  # books are independent
         trace.tested(slots[tested], rejected[tested], spent[tested], length)

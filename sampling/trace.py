@@ -23,11 +23,11 @@ class Trace:
     passes      forward passes of the batches
     tokens_fed  places that the network read, of all images and streams: the compute
     seconds     wall time inside `timed`, the device's work included
-    steps       passes of ancestral decoding of the same unit: its groups
+    steps       passes of ancestral decoding of the same unit; 0 where the sampler has no such counterpart
     nfe         images by how many passes were made while the image was unfinished
     committed   (image, pass) pairs by how many groups were kept
-    drafter     passes, tokens fed and seconds of a second network that drafts, all images together, and `weight`, its
-                parameters over the target's
+    drafter     passes and tokens fed of a second network that drafts, all images together, and `weight`, its parameters
+                over the target's
     verified    [N] by slot: drafts that were put to the test; of these `rejected`, and `variation`, the total variation
                 distance between the law of the code that came out and the target's, summed over the tests
     """
@@ -54,10 +54,8 @@ class Trace:
 
     def draft(self, law: Any, state: Any, slots: Tensor, draft: Tensor | None = None) -> Any:
         """law.query of a network that drafts, counted apart."""
-        begin = time.perf_counter()
         dist = law.query(state, slots, draft)
-        fed, seconds = state.fed * len(slots) * law.streams, time.perf_counter() - begin
-        for key, value in (("passes", 1), ("tokens_fed", fed), ("seconds", seconds)):
+        for key, value in (("passes", 1), ("tokens_fed", state.fed * len(slots) * law.streams)):
             self.drafter[key] = self.drafter.get(key, 0) + value
         return dist
 
@@ -95,8 +93,8 @@ class Trace:
             "seconds_per_image": self.seconds / images,
             "tokens_fed_per_image": self.tokens_fed / images,
             "step_compression": {  # ancestral's passes over this sampler's
-                "mean_of_ratios": sum(count * self.steps / n for n, count in self.nfe.items()) / images,
-                "ratio_of_means": self.steps / nfe if nfe else 0.0,
+                "mean_of_ratios": sum(c * self.steps / n for n, c in self.nfe.items()) / images if self.steps else None,
+                "ratio_of_means": self.steps / nfe if self.steps and nfe else None,
             },
             "accepted": 1 - float(self.rejected.sum() / self.verified.sum()) if tested else None,
             "variation_per_image": float(self.variation.sum()) / images if tested else None,

@@ -95,9 +95,8 @@ def row_of(result: Result) -> dict[str, Any]:
         "batch_size": options["batch_size"],
         "nfe_per_image": cost["nfe_per_image"],
         "tokens_fed_per_image": cost["tokens_fed_per_image"],
-        # 0: the sampler has no count of ancestral's passes to compare its own with
-        "step_compression_mean_of_ratios": cost["step_compression"]["mean_of_ratios"] or None,
-        "step_compression_ratio_of_means": cost["step_compression"]["ratio_of_means"] or None,
+        "step_compression_mean_of_ratios": cost["step_compression"]["mean_of_ratios"],
+        "step_compression_ratio_of_means": cost["step_compression"]["ratio_of_means"],
         "acceptance": cost["accepted"],
         "variation_per_image": cost["variation_per_image"],
         "draft_cost": cost["draft_cost"],

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from pointillist.configs.options import find
+from pointillist.models.attention import masked
+from pointillist.models.front import Front
 from pointillist.sampling import ancestral, zipar
+from pointillist.sampling.drafts import padded
+from pointillist.sampling.first_guesses import FirstGuesses
 from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
@@ -51,8 +55,6 @@ def test_with_whole_rows_it_is_ancestral_decoding(name):
 
 def test_a_front_sees_only_what_was_decoded():
     """Slot (1, 0) given row 0 up to its second code: what else the cache holds has no influence."""
-    from pointillist.models.front import Front
-
     model, codes = toy("token"), torch.randint(11, (1, 16))
     laws = []
     for other in (codes, (codes + 1) % 11):
@@ -67,6 +69,28 @@ def test_a_front_sees_only_what_was_decoded():
         dist = model.query(state, torch.tensor([[[2], [4]]]), None, Front(fed, stand_in))
         laws.append(dist.logits)
     assert torch.equal(*laws)
+
+
+def test_both_streams_of_guidance_read_the_stand_in():
+    """Slot (2, 0), which reads the newest code of the row above instead of its last one: as without a cache."""
+    model, codes = toy("token"), torch.randint(11, (3, 16), generator=torch.Generator().manual_seed(1))
+    law, cond = target(model, 3), torch.tensor([1, 2, 3])
+    state, fed = law.start(cond, torch.arange(3), Noise(0)), torch.zeros(16, dtype=torch.bool)
+    nothing = torch.empty(3, 0, 1, dtype=torch.long)
+    for slot in range(6):
+        law.query(state, torch.full((3, 1, 1), slot), None, Front(fed, (nothing, nothing)))
+        law.commit(state, codes[:, None, slot : slot + 1], keep=1)
+    stand_in = torch.full((3, 1, 1), 7), codes[:, None, 5:6]
+    dist = law.query(state, torch.full((3, 1, 1), 8), None, Front(fed, stand_in))
+    read, streams = codes.clone(), []
+    read[:, 7] = codes[:, 5]
+    mask = model.layout.mask & ~torch.isin(torch.arange(16), torch.tensor([6, 7]))  # places that were not fed
+    for c in (cond, model.null(cond)):
+        x = model.embed(read, c, model.layout.index())
+        x = model.transformer(x, model.layout.rope(model.layout.at[None]), masked(mask[None, None]))
+        streams.append(model.head(x)[:, 8])
+    expected = streams[1] + 3 * (streams[0] - streams[1])
+    assert (dist.logits[:, 0, 0] - expected).abs().max() < 1e-10
 
 
 def test_units_without_rows_are_refused():
@@ -86,8 +110,14 @@ def test_merged_groups_take_fewer_passes_and_are_marked(name):
     two, fewer = draw(model, ancestral.Options(merge=2))
     groups = len(model.plan.groups)
     assert fewer.summary()["nfe_per_image"] == -(-groups // 2)
-    first = model.plan.groups[0]
+    first, second = model.plan.groups[:2]
     assert torch.equal(two[:, first], exact[:, first]) and not torch.equal(two, exact)
+    guesses = FirstGuesses("left", model, Noise(4), IMAGES, padded([g.expand(12, -1) for g in model.plan.groups]))
+    read = torch.zeros_like(two)
+    read[:, first] = guesses(first.expand(12, 1, -1), torch.ones(12, 1, dtype=torch.bool))[0][:, 0]
+    given, null = (model(read, c)[:, second] for c in (COND, model.null(COND)))
+    drawn = Noise(4).race("code", null + 2 * (given - null), IMAGES, second.expand(12, -1))
+    assert torch.equal(two[:, second], drawn), "the second group is drawn given guesses of the first"
     assert (ancestral.claim(ancestral.Options()), ancestral.claim(ancestral.Options(merge=2))) == (
         "exact",
         "approximate",

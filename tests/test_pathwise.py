@@ -194,7 +194,6 @@ def test_the_trace_adds_up(name):
         assert trace.passes == max(trace.nfe) and max(trace.committed) <= 5 and trace.steps == groups
         verified, rejected = trace.verified, trace.rejected
         assert bool((verified <= EACH).all()) and bool((rejected >= 0).all()) and bool((rejected <= verified).all())
-        assert float(trace.variation.sum()) == 0
         if not TOYS[name].any_order:
             assert bool((verified[first] == EACH).all()), "the first group is always guessed"
         if name in SINGLE:  # a pass ends with a rejection, with a code nobody guessed, or with the image

@@ -1,4 +1,4 @@
-"""The control of test_exact_law.py: bugs of published code, each written as a small wrong variant of ours.
+"""The control of test_exact_law.py: bugs that were published, and some that could be, as wrong variants of ours.
 
 Each must show as a total variation between the sampler's law and the unit's own that the right sampler does not have.
 """
@@ -66,8 +66,8 @@ class WithReplacement(jacobi.Drafter):
 class CopiesAtRandom(first_guesses.FirstGuesses):
     """A copy of the neighbour that is declared as a random code."""
 
-    def __call__(self, slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        codes, laws = super().__call__(slots)
+    def __call__(self, slots: torch.Tensor, fresh: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        codes, laws = super().__call__(slots, fresh)
         return codes, self.uniform.expand_as(laws)
 
 

@@ -95,7 +95,7 @@ def _square(path: str, size: int, mode: str) -> np.ndarray:
     edge = min(flat.size)
     left, top = ((side - edge) // 2 for side in flat.size)
     box = (left, top, left + edge, top + edge)
-    return np.asarray(flat.convert(mode).resize((size, size), Image.BICUBIC, box))
+    return np.array(flat.convert(mode).resize((size, size), Image.BICUBIC, box))
 
 
 def given_order(order: str, generator: Any, images: int, device: torch.device) -> tuple[Tensor, str]:

@@ -58,6 +58,7 @@ def check_sampler(options: Any, generator: Generator, scheduled: bool) -> None:
         raise ValueError(
             f"sampler={name} does not fit unit={generator.unit.name}; samplers that do: "
             f"{', '.join(n for n in needs if needs[n](generator))}; units for this sampler: {', '.join(units)}"
+            + ("; this one too while it draws one code a pass: unit.passes=0" if generator.unit.name in units else "")
         )
     if scheduled and not getattr(sampler, "FOLLOWS_SCHEDULE", True):
         raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from pointillist.models.dist import Categorical, Dist
 from pointillist.sampling.drafts import Draws, Guess, Setting, Verdict, at_nodes, like, probabilities, window, without
 from pointillist.sampling.first_guesses import FirstGuesses, recycled
-from pointillist.sampling.rules.mrs import coupled
+from pointillist.sampling.rules.mrs import replaced, stays
 
 
 @dataclass
@@ -46,11 +46,16 @@ class Drafter:
     def propose(self, length: Tensor, ahead: int, draws: Draws) -> Guess:
         """A guess of the `ahead` groups after length [B]."""
         slots = window(self.setting.groups, length, ahead)
-        codes, laws = self.first(slots)
+        left = self.kept if self.codes is None else self.codes.shape[1] - self.kept  # [B] old guesses; 0 at first
+        fresh = torch.arange(ahead, device=slots.device) >= left[:, None]
+        if self.codes is not None:
+            nothing = self.codes.new_zeros(*slots.shape, *self.codes.shape[3:])
+            self.first.remember(slots.masked_fill(fresh[..., None], -1), recycled(self.codes, nothing, self.kept))
+        codes, laws = self.first(slots, fresh)
         if self.codes is not None:
             if self.options.init == "resample":
-                laws = self.laws[:, -1:].expand_as(laws)
-                codes = self._draw("resample", laws.log(), slots, draws, torch.ones_like(codes, dtype=torch.bool))
+                laws, where = self.laws[:, -1:].expand_as(laws), like(fresh[..., None], codes).expand_as(codes)
+                codes = self._draw("resample", Categorical(laws.log()), slots, draws, where)
             codes = recycled(self.codes, codes, self.kept)
             laws = recycled(self.laws, laws, self.kept) if self.with_laws else None
         self.first.remember(slots, codes)
@@ -78,24 +83,25 @@ class Drafter:
         """Codes [B, M, g, ...] with laws self.laws, as the coupling has it; those that are not ahead do not matter."""
         ahead = ahead.expand_as(verdict.codes)
         if self.options.coupling != "maximal" or not guess.length:
-            return self._draw("draft", dist.logits, slots, draws, ahead)
+            return self._draw("draft", dist, slots, draws, ahead)
         rows = torch.arange(len(slots), device=slots.device)
         old, q = guess.codes[rows, verdict.way], guess.laws[rows, verdict.way]
-        codes, _ = coupled(self.laws[:, :-1], q, old, slots[:, :-1], draws)
-        last = self._draw("draft", dist.logits[:, -1:], slots[:, -1:], draws, ahead[:, -1:])
-        return torch.cat([codes, last], dim=1)
+        p, inner = self.laws[:, :-1], slots[:, :-1]
+        lost = ~stays(p, q, old, inner, draws) & ahead[:, :-1]
+        last = self._draw("draft", Categorical(dist.logits[:, -1:]), slots[:, -1:], draws, ahead[:, -1:])
+        return torch.cat([replaced(p, q, old, inner, draws, lost), last], dim=1)
 
-    def _draw(self, stream: str, logits: Tensor, slots: Tensor, draws: Draws, where: Tensor) -> Tensor:
+    def _draw(self, stream: str, dist: Categorical, slots: Tensor, draws: Draws, where: Tensor) -> Tensor:
         if self.options.coupling == "gumbel":
-            return draws.fixed(Categorical(logits), slots)
-        return draws.fresh(stream, logits, slots, where)
+            return draws.fixed(dist, slots)
+        return draws.fresh(stream, dist.logits.double().softmax(-1)[where], slots, where)
 
     def _part(self, guess: Guess, slots: Tensor, draws: Draws) -> Guess:
         """More ways: other codes for the first group, drawn without replacement; behind it, the same guesses."""
         q, codes, laws = guess.laws[:, 0, :1], [guess.codes[:, 0]], [guess.laws[:, 0]]
         for i in range(1, self.setting.ways):
             q = without(q, codes[-1][:, :1])
-            x = self._draw(f"way {i}", q.log(), slots, draws, slots >= 0)
+            x = self._draw(f"way {i}", Categorical(q.log()), slots, draws, slots >= 0)
             codes.append(torch.cat([x, guess.codes[:, 0, 1:]], dim=1))
             laws.append(torch.cat([q, guess.laws[:, 0, 1:]], dim=1))
         return Guess(torch.stack(codes, 1), torch.stack(laws, 1))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pointillist.models.dist import Categorical, Dist
 from pointillist.sampling.drafts import Draws, Guess, Setting, Verdict, at_nodes, padded, probabilities, window, without
+from pointillist.sampling.noise import Noise
 
 
 @dataclass
@@ -25,18 +26,24 @@ def needs_laws(options: Options) -> bool:
     return False
 
 
+def check(law: Any, options: Options) -> None:
+    """Raises ValueError where there is no draft, or it does not decode the same codes in the same order."""
+    if (draft := getattr(law, "draft", None)) is None:
+        raise ValueError("sampler.drafter=model drafts with another run of the same tokenizer; name it: draft=RUN")
+    one = torch.zeros(1, dtype=torch.long, device=next(iter(law.parameters())).device)
+    mine, theirs = (padded(each.groups(each.start(one, one, Noise(0)))) for each in (law, draft))
+    if mine.shape != theirs.shape or not torch.equal(mine, theirs):
+        raise ValueError("the draft's unit decodes other groups of codes, or in another order; use one that agrees")
+
+
 class Drafter:
     """Its state has a row for every way of every image, image * ways + way, and stands one group behind the target:
     the newest code has not been read yet."""
 
     def __init__(self, options: Options, setting: Setting) -> None:
-        self.setting, self.law = setting, getattr(setting.law, "draft", None)
-        if self.law is None:
-            raise ValueError("sampler.drafter=model drafts with another run of the same tokenizer; name it: draft=RUN")
+        check(setting.law, options)
+        self.setting, self.law = setting, setting.law.draft
         self.state = self.law.start(*(self._each(x) for x in (setting.cond, setting.images)), setting.noise)
-        groups = padded(self.law.groups(self.state))
-        if groups.shape[1:] != setting.groups.shape[1:] or not torch.equal(groups, self._each(setting.groups)):
-            raise ValueError("the draft's unit decodes other groups of codes, or in another order; use one that agrees")
         self.length = torch.zeros_like(self._each(setting.images))
         self.newest: Tensor | None = None  # [B * ways, 1, g, ...] codes of the group before the next
         setting.trace.drafter["weight"] = parameters(self.law) / parameters(setting.law)

@@ -37,7 +37,7 @@ class Options:
 
 def verify(options: Options, law: Any, dist: Dist, guess: Guess, slots: Tensor, draws: Draws) -> Verdict:
     """dist: the laws of a window's groups, slots [B, m, g]."""
-    return relaxed.verify(partial(acceptance, options), None, dist, guess, slots, draws)
+    return relaxed.verify(partial(acceptance, options), None, False, dist, guess, slots, draws)
 
 
 def acceptance(options: Options, p: Tensor, q: Tensor, drafts: Tensor, index: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def verify(options: Options, law: Any, dist: Dist, guess: Guess, slots: Tensor, 
     """dist: the laws of a window's groups, slots [B, m, g]."""
     accept = partial(acceptance, options, law.vectors)
     replace = None if options.residual == "optimal" else lambda p, q, drafts: residual(p, q)
-    return relaxed.verify(accept, replace, dist, guess, slots, draws)
+    return relaxed.verify(accept, replace, False, dist, guess, slots, draws)
 
 
 def acceptance(options: Options, vectors: Tensor, p: Tensor, q: Tensor, drafts: Tensor, index: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ can differ from p by any amount: the trace measures it. delta 0 is mrs.
 residual  what replaces a rejected draft:
 optimal   norm([p - q f]+): the least total variation for this f
 paper     norm([p' - q]+), p' being p with the mass of A(x) moved to x
-llamagen, lumina  the two of the released code: where A(x) is not empty, q or p is first set to 0 on the k + 1 nearest;
-          these are measured draft by draft, which is slow
+llamagen, lumina  the two of the released code: where A(x) is not empty, q or p is first set to 0 on the k + 1 nearest
+All but the first depend on the draft, and are measured draft by draft, which is slow.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def verify(options: Options, law: Any, dist: Dist, guess: Guess, slots: Tensor, 
     """dist: the laws of a window's groups, slots [B, m, g]."""
     accept = partial(acceptance, options, law.nearest)
     replace = None if options.residual == "optimal" else partial(replacement, options, law.nearest)
-    return relaxed.verify(accept, replace, dist, guess, slots, draws)
+    return relaxed.verify(accept, replace, replace is not None, dist, guess, slots, draws)
 
 
 def acceptance(options: Options, nearest: Tensor, p: Tensor, q: Tensor, drafts: Tensor, index: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pointillist.models.dist import Categorical, Dist
 from pointillist.sampling.coupling import acceptance, of, residual
-from pointillist.sampling.drafts import Draws, Guess, Verdict, at_nodes, like, probabilities
+from pointillist.sampling.drafts import Draws, Guess, Verdict, at_nodes, like, probabilities, reached
 
 CLAIM = "exact"
 NEEDS_LAWS = True
@@ -32,16 +32,23 @@ def verify(options: Options, law: Any, dist: Dist, guess: Guess, slots: Tensor, 
     way, first, kept = first_group(p[:, :1], guess, slots[:, :1], draws)
     p, rows = at_nodes(p, guess.nodes(way)), torch.arange(len(way), device=way.device)
     codes, laws = guess.codes[rows, way], guess.laws[rows, way]  # [B, L, ...]
-    later, stay = coupled(p[:, 1:-1], laws[:, 1:], codes[:, 1:], slots[:, 1:-1], draws)
     last = draws.fixed(Categorical(p[:, -1:].log()), slots[:, -1:])
-    kept = torch.cat([kept, stay], dim=1)
-    return Verdict(way, torch.cat([first, later, last], dim=1), kept | like(slots[:, :-1] < 0, kept))
+    p, laws, codes, inner = p[:, 1:-1], laws[:, 1:], codes[:, 1:], slots[:, 1:-1]
+    kept = torch.cat([kept, stays(p, laws, codes, inner, draws)], dim=1)
+    kept = kept | like(slots[:, :-1] < 0, kept)
+    tested = like(reached(kept.flatten(2).all(-1))[..., None], kept)[:, 1:]
+    later = replaced(p, laws, codes, inner, draws, ~kept[:, 1:] & tested)
+    return Verdict(way, torch.cat([first, later, last], dim=1), kept)
 
 
-def coupled(p: Tensor, q: Tensor, codes: Tensor, slots: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Codes ~ p [B, n, g, (K,) V] from guesses ~ q of slots [B, n, g], and which guesses they keep, bool."""
-    kept = draws.below("accept", of(acceptance(p, q), codes), slots)
-    return torch.where(kept, codes, draws.fresh("residual", residual(p, q).log(), slots, ~kept)), kept
+def stays(p: Tensor, q: Tensor, codes: Tensor, slots: Tensor, draws: Draws) -> Tensor:
+    """Which guesses [B, n, g, (K)] ~ q of slots [B, n, g] are kept as codes ~ p, bool."""
+    return draws.below("accept", acceptance(of(p, codes), of(q, codes)), slots)
+
+
+def replaced(p: Tensor, q: Tensor, codes: Tensor, slots: Tensor, draws: Draws, where: Tensor) -> Tensor:
+    """Guesses [B, n, g, (K)] ~ q with draws from the residual where [B, n, g, (K)] they were rejected."""
+    return torch.where(where, draws.fresh("residual", residual(p[where], q[where]), slots, where), codes)
 
 
 def first_group(p: Tensor, guess: Guess, slots: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +58,7 @@ def first_group(p: Tensor, guess: Guess, slots: Tensor, draws: Draws) -> tuple[T
     codes, kept = torch.zeros_like(guess.codes[:, 0, :1]), torch.zeros_like(guess.codes[:, 0, :1], dtype=torch.bool)
     for i in range(guess.ways):
         x, q = guess.codes[:, i, :1], guess.laws[:, i, :1]
-        fits = draws.below(f"accept {i}", of(acceptance(p, q), x), slots) & ~kept
+        fits = draws.below(f"accept {i}", acceptance(of(p, x), of(q, x)), slots) & ~kept
         way = torch.where(fits.flatten(1).any(1), i, way)
         codes, kept, p = torch.where(fits, x, codes), kept | fits, residual(p, q)
-    return way, torch.where(kept, codes, draws.fresh("residual", p.log(), slots, ~kept)), kept
+    return way, torch.where(kept, codes, draws.fresh("residual", p[~kept], slots, ~kept)), kept
