@@ -196,9 +196,10 @@ def committed(results: list[Result]) -> str:
 
 def seeds(results: list[Result]) -> str:
     lead = (
-        "Every column is one image number: the same seed and class. A frame and ≠ mark an image whose codes differ from"
+        "Every column is one image number: the same seed and class. A frame and ≠ mark an image whose codes differ "
+        "from those of ancestral with the same numbers; an exact sampler may draw other images of the same law."
     )
-    return _section("The same seeds", strips(results), lead=f"{lead} those of ancestral with the same numbers.")
+    return _section("The same seeds", strips(results), lead=lead)
 
 
 def rejections(results: list[Result]) -> str:

@@ -248,6 +248,14 @@ def test_a_sweep_samples_scores_and_compares(swept, generator, tmp_path):
         "trace"]["nfe"]  # fmt: skip
 
 
+def test_exact_samplers_are_surprised_as_the_law_says(swept):
+    """benchmarks/surprise.py: 0 in the mean; and the same number for the same images."""
+    points = [swept / "points" / f"{sampler}-guidance2" for sampler in ("ancestral", "jacobi")]
+    rows = [line.split("|") for line in succeeds("benchmarks/surprise.py", *points).splitlines()[2:]]
+    assert [row[2].strip() for row in rows] == ["ancestral", "jacobi"] and rows[0][5:7] == rows[1][5:7]
+    assert abs(float(rows[0][5])) < 5 * float(rows[0][6]) and float(rows[0][6]) > 0
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=lambda s: s.name)
 def test_a_stopped_sweep_continues_to_the_same_rows(how, swept, generator, tmp_path):
     out = tmp_path / "sweep"
