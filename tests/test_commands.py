@@ -308,11 +308,14 @@ def test_points_that_share_models_load_them_once(generator, tmp_path):
 def test_a_draft_of_another_tokenizer_is_refused(generator, tokenizer, tmp_path):
     succeeds("train.py", *TOKENIZER, f"out={tmp_path / 't'}", "steps=2")
     succeeds("train.py", *GENERATOR, f"out={tmp_path / 'g'}", f"tokenizer={tmp_path / 't'}", "steps=2")
-    out = f"out={tmp_path / 's'}"
-    fails("choose a draft of the same tokenizer", "sample.py", generator, f"draft={tmp_path / 'g'}", out)
-    fails("no run at nowhere", "sample.py", generator, "draft=nowhere", out)
-    fails("a generator is needed here", "sample.py", generator, f"draft={tokenizer}", out)
-    told = json.loads(succeeds_to_json(generator, tmp_path / "s", f"draft={generator}"))
+    drafted, out = ["sampler=jacobi", "sampler.drafter=model"], f"out={tmp_path / 's'}"
+    fails("choose a draft of the same tokenizer", "sample.py", generator, *drafted, f"draft={tmp_path / 'g'}", out)
+    fails("no run at nowhere", "sample.py", generator, *drafted, "draft=nowhere", out)
+    fails("a generator is needed here", "sample.py", generator, *drafted, f"draft={tokenizer}", out)
+    fails("name it: draft=RUN", "sample.py", generator, *drafted, out)
+    fails("drafts by itself", "sample.py", generator, f"draft={generator}", out)
+    assert not (tmp_path / "s").exists(), "nothing is written before all that can be checked is"
+    told = json.loads(succeeds_to_json(generator, tmp_path / "s", *drafted, f"draft={generator}"))
     assert told["draft"]["sha256"] == told["checkpoint"]["sha256"], "the control: its own tokenizer"
 
 
