@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   the whole job on embedded emoji: tokenizer, codes, generator, samples, score (about 10 minutes)"
 	@echo "make units  every unit of configs/emoji at equal wall time: table and figure; about an hour"
-	@echo "make test   every test (about 7 minutes)"
+	@echo "make test   every test (about 12 minutes)"
 	@echo "make lint   ruff"
 
 $(VENV)/installed: requirements.txt pyproject.toml
