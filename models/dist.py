@@ -31,7 +31,7 @@ class Cut:
     """How a law is warped: numbers, or tensors [B, m] with one for each group. 0, 1 and 0 turn the cuts off."""
 
     temperature: float | Tensor = 1.0
-    top_k: int | Tensor = 0
+    top_k: float | Tensor = 0  # rounded
     top_p: float | Tensor = 1.0
     min_p: float | Tensor = 0.0
 
@@ -177,12 +177,12 @@ def _greedy(logits: Tensor) -> Tensor:
     return best.scatter_(-1, logits.argmax(-1, keepdim=True), 0.0)
 
 
-def _top_k(logits: Tensor, top_k: int | Tensor) -> Tensor:
-    most = min(int(top_k.max()) if _varies(top_k) else top_k, logits.shape[-1])
+def _top_k(logits: Tensor, top_k: float | Tensor) -> Tensor:
+    most = min(round(float(top_k.max()) if _varies(top_k) else top_k), logits.shape[-1])
     best = logits.topk(most).values
     if not _varies(top_k):
         return logits.masked_fill(logits < best[..., -1:], float("-inf"))
-    rank = (top_k.long().clamp(1, most) - 1).expand(*logits.shape[:-1], 1)
+    rank = (top_k.round().long().clamp(1, most) - 1).expand(*logits.shape[:-1], 1)
     return logits.masked_fill((logits < best.gather(-1, rank)) & (top_k > 0), float("-inf"))
 
 

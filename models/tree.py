@@ -7,7 +7,7 @@ all nodes go to rows behind the cache's own; those on the way that is kept are t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class Tree:
     parents: tuple[int, ...]
 
     @classmethod
+    @lru_cache(maxsize=64)  # one a pass, few in all
     def paths(cls, width: int, length: int) -> Tree:
         """`width` chains of `length` guesses that share only the root; node 1 + i * length + d holds guess d of chain
         i."""

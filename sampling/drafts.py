@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pointillist.models.dist import Categorical, Dist, book_keys
 from pointillist.models.tree import Tree
-from pointillist.sampling.noise import Noise
+from pointillist.sampling.noise import SPAN, Noise, each
 from pointillist.sampling.trace import Trace
 
 
@@ -85,8 +85,7 @@ class Draws:
         """Codes [B, n, g, (K)] for slots [B, n, g]: draws from laws [r, V], probabilities, at the r entries of
         where [B, n, g, (K)] that are true, by noise of this pass alone; 0 elsewhere. Noise is dear."""
         keys = self._keys(slots, where.shape[3:])
-        images = self.images.view(-1, *[1] * (keys.ndim - 1)).expand_as(keys)
-        drawn = torch.zeros_like(keys)
+        drawn, images = torch.zeros_like(keys), each(self.images, keys)
         drawn[where] = self.noise.race(stream, laws.log()[:, None], images[where], keys[where][:, None])[:, 0]
         return drawn
 
@@ -97,7 +96,7 @@ class Draws:
     def _keys(self, slots: Tensor, books: tuple[int, ...]) -> Tensor:
         """A code is put to the test in several passes, each with randomness of its own."""
         keys = book_keys(slots, *books) if books else slots
-        return keys + self.number * 2**32
+        return keys + self.number * SPAN
 
 
 @dataclass

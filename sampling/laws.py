@@ -127,21 +127,14 @@ class Warp(Law):
     min_p: Schedule
 
     def query(self, state: Any, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
-        if all(s.constant for s in self._schedules):
-            temperature, top_k, top_p, min_p = (s.first for s in self._schedules)
-            cut = Cut(temperature, int(top_k), top_p, min_p)
-        else:
-            codes, steps = self.shares(state, slots.shape[1] if pattern is None else pattern.levels)
-            along = (s.first if s.constant else s.at(codes, steps) for s in self._schedules)
-            temperature, top_k, top_p, min_p = (
-                x[:, list(pattern.depth)] if pattern is not None and isinstance(x, Tensor) else x for x in along
-            )
-            cut = Cut(temperature, top_k.round() if isinstance(top_k, Tensor) else int(top_k), top_p, min_p)
-        return self.generator.query(state, slots, draft, pattern).warped(cut)
+        def now(schedule: Schedule) -> float | Tensor:
+            if schedule.constant:
+                return schedule.first
+            values = schedule.at(*self.shares(state, slots.shape[1] if pattern is None else pattern.levels))
+            return values if pattern is None else values[:, list(pattern.depth)]
 
-    @property
-    def _schedules(self) -> tuple[Schedule, ...]:
-        return self.temperature, self.top_k, self.top_p, self.min_p
+        cut = Cut(now(self.temperature), now(self.top_k), now(self.top_p), now(self.min_p))
+        return self.generator.query(state, slots, draft, pattern).warped(cut)
 
 
 @dataclass

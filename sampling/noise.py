@@ -47,18 +47,15 @@ class Noise:
 
         images [B] and slots [B, ...] key the race: other logits under the same keys meet the same noise.
         """
-        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
-        return (logits.double() + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
+        return (logits.double() + self.gumbel(stream, each(images, slots), slots, logits.shape[-1])).argmax(-1)
 
     def below(self, stream: str, probability: Tensor, images: Tensor, slots: Tensor) -> Tensor:
         """bool [B, ...]: true with the probability given; of images [B] and slots [B, ...]."""
-        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
-        return self.uniform(stream, images, slots, 1)[..., 0] < probability
+        return self.uniform(stream, each(images, slots), slots, 1)[..., 0] < probability
 
     def choice(self, stream: str, count: int, images: Tensor, slots: Tensor) -> Tensor:
         """int64 [B, ...], each of 0..count-1 equally likely; of images [B] and slots [B, ...]."""
-        images = images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
-        return (self.uniform(stream, images, slots, 1)[..., 0] * count).long()
+        return (self.uniform(stream, each(images, slots), slots, 1)[..., 0] * count).long()
 
     def recalling(self) -> Noise:
         """The same numbers, for samplers that ask for most of them again and again."""
@@ -85,6 +82,11 @@ class Recalling(Noise):
         found[new] = super().gumbel(stream, keys[new] // SPAN, keys[new] % SPAN - 1, tokens)
         self.latest.update(keys=keys, values=found)
         return found[where]
+
+
+def each(images: Tensor, slots: Tensor) -> Tensor:
+    """Images [B] for every one of slots [B, ...]."""
+    return images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
 
 
 def _mix(x: Tensor) -> Tensor:

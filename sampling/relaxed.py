@@ -8,6 +8,7 @@ slot; summed over an image it bounds the distance of the images' laws in expecta
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,12 @@ Accept = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # (p [n, V], q [n, V], rejected drafts [n]) -> G [n, V] given which draft was rejected
 Replace = Callable[[Tensor, Tensor, Tensor], Tensor]
 CELLS = 2**24  # numbers held at a time
+
+
+def check(generator: Any, options: Any) -> None:
+    """For rules that know which codes are near: raises ValueError where there is not one codebook to tell."""
+    if len(generator.spec.vocab) != 1 or getattr(generator, "codebook", True) is None:
+        raise ValueError(f"sampler.rule={options.name} needs one codebook, in which codes lie near each other; use mrs")
 
 
 def verify(

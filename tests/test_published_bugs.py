@@ -78,8 +78,7 @@ def smallest_of_pairs(verdict: Any) -> torch.Tensor:
 
 
 def warped_again(law: Any) -> Any:
-    temperature, _, top_p, _ = (schedule.first for schedule in law._schedules)
-    cut = Cut(temperature=temperature, top_p=top_p)
+    cut = Cut(temperature=law.temperature.first, top_p=law.top_p.first)
     return lambda p, taken: warp(residual(p, taken).log(), cut).softmax(-1)
 
 
