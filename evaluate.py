@@ -36,11 +36,11 @@ def main(argv: list[str]) -> None:
 
     from pathlib import Path
 
-    from pointillist.evaluation.classifier import open_network
-    from pointillist.evaluation.reference import open_reference
+    from pointillist.evaluation.offline.classifier import open_network
+    from pointillist.evaluation.offline.reference import open_reference
+    from pointillist.evaluation.offline.score import check, score
+    from pointillist.evaluation.offline.text import lines
     from pointillist.evaluation.samples import open_samples
-    from pointillist.evaluation.scores import check, score
-    from pointillist.evaluation.table import lines
 
     # ------------------------------------------------------------------------------------ samples, reference, network
     samples = open_samples(command.target)

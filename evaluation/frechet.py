@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Sums over n feature vectors of width D: all that the distance needs, and `a + b` merges two.
+    """Sums over n feature vectors of width D; `a + b` merges two.
 
     count  n
     total  sum x, float64 [D]
@@ -46,17 +46,32 @@ class Statistics:
         return len(self.total)
 
     @cached_property
-    def mean(self) -> Tensor:
-        """m, float64 [D]."""
-        return self.total / self.count
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """S with divisor n - 1, as np.cov and the ADM evaluator have it, float64 [D, D]. ValueError when n < 2."""
+    def gaussian(self) -> Gaussian:
+        """Mean, and covariance with divisor n - 1, as np.cov and the ADM evaluator have it. ValueError when n < 2."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 images, got {self.count}")
-        s = (self.outer - self.count * torch.outer(self.mean, self.mean)) / (self.count - 1)
-        return (s + s.T) / 2
+        mean = self.total / self.count
+        s = (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
+        return Gaussian(mean, (s + s.T) / 2, self.count)
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """What a Frechet distance knows of a set of images.
+
+    mean        m, float64 [D]
+    covariance  S, float64 [D, D]
+    count       n of the vectors behind it; None where only mean and covariance were kept (a reference's .npz)
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return len(self.mean)
 
     @cached_property
     def root(self) -> Tensor:
@@ -68,7 +83,8 @@ class Statistics:
         w, v = torch.linalg.eigh(self.covariance)  # ascending
         rounding = w.abs().max() * self.dim * torch.finfo(w.dtype).eps
         keep = w > rounding
-        keep[: max(0, self.dim - (self.count - 1))] = False
+        if self.count is not None:
+            keep[: max(0, self.dim - (self.count - 1))] = False
         return v[:, keep] * w[keep].sqrt()
 
 
@@ -91,28 +107,27 @@ class Frechet:
         return max(self.raw, 0.0)
 
 
-def frechet(reference: Statistics, sample: Statistics) -> Frechet:
-    """Frechet distance of two sets of statistics of the same width; ValueError below 2 images.
+def frechet(reference: Gaussian, sample: Gaussian) -> Frechet:
+    """Frechet distance of two sets of the same width.
 
-    The eigen-decomposition of the reference is kept with it (`Statistics.root`): scoring again costs one eigvalsh.
+    The eigen-decomposition of the reference is kept with it (`Gaussian.root`): scoring again costs one eigvalsh.
     """
     assert reference.dim == sample.dim, f"features of width {reference.dim} and {sample.dim} cannot be compared"
-    s1, s2 = reference.covariance, sample.covariance
     return Frechet(
         means=float((reference.mean - sample.mean).square().sum()),
-        trace_reference=float(s1.trace()),
-        trace_sample=float(s2.trace()),
+        trace_reference=float(reference.covariance.trace()),
+        trace_sample=float(sample.covariance.trace()),
         trace_root=trace_root(reference, sample),
     )
 
 
-def trace_root(reference: Statistics, sample: Statistics) -> float:
+def trace_root(reference: Gaussian, sample: Gaussian) -> float:
     """tr (S1 S2)^(1/2).
 
     Full rank: the eigenvalues of S1 S2 are those of the symmetric r1^T S2 r1. Below full rank: the nuclear norm of
     r1^T r2, which equals that of F1 F2^T with F = (X - m) / sqrt(n - 1) because r r^T = F^T F; no small square roots.
     """
     r1 = reference.root
-    if r1.shape[1] == sample.dim and sample.count > sample.dim:
+    if r1.shape[1] == sample.dim and sample.count is not None and sample.count > sample.dim:
         return float(torch.linalg.eigvalsh(r1.T @ sample.covariance @ r1).clamp(min=0).sqrt().sum())
     return float(torch.linalg.svdvals(r1.T @ sample.root).sum())

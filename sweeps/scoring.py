@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pointillist.configs.files import write_json
 from pointillist.configs.options import build, find
-from pointillist.evaluation.classifier import open_network
-from pointillist.evaluation.reference import open_reference
+from pointillist.evaluation.offline.classifier import open_network
+from pointillist.evaluation.offline.reference import open_reference
+from pointillist.evaluation.offline.score import score
 from pointillist.evaluation.samples import open_samples
-from pointillist.evaluation.scores import score
 
 
 def open_scorer(config: dict, cache: str | Path, network_steps: int) -> Callable[[Path], None]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pointillist.evaluation.frechet import Statistics, frechet
+from pointillist.evaluation import frechet as formula
+from pointillist.evaluation.frechet import Gaussian, Statistics
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics" / "cases.safetensors"
 
@@ -32,17 +33,17 @@ def plain_form(x, y):
     return float((x.mean(0) - y.mean(0)).square().sum() + s1.trace() + s2.trace() - 2 * root)
 
 
-def gaussian(mean, covariance, count=1000):
-    """Statistics whose mean and covariance are exactly these."""
-    outer = (count - 1) * covariance + count * torch.outer(mean, mean)
-    return Statistics(count, count * mean, outer)
+def frechet(reference, sample):
+    """Of two sets of sums."""
+    return formula.frechet(reference.gaussian, sample.gaussian)
 
 
 def test_commuting_gaussians_have_the_closed_form():
     a, b = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64), torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
     q = torch.linalg.qr(draw(3, 3))[0]  # a common basis
     m = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-    got = frechet(gaussian(m, q.T @ a.diag() @ q), gaussian(0 * m, q.T @ b.diag() @ q))
+    one, other = Gaussian(m, q.T @ a.diag() @ q, 1000), Gaussian(0 * m, q.T @ b.diag() @ q, 1000)
+    got = formula.frechet(one, other)
     assert got.distance == pytest.approx(float(m.square().sum() + (a.sqrt() - b.sqrt()).square().sum()), abs=1e-10)
     assert got.means == pytest.approx(5.25) and got.trace_reference == pytest.approx(14)
 
@@ -90,10 +91,10 @@ def test_merged_statistics_are_those_of_one_pass_in_any_order():
         parts = [Statistics.of(part) for part in shuffled.split(size)]
         merged = sum(parts[1:], parts[0])
         assert merged.count == 500
-        torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(merged.gaussian.covariance, whole.gaussian.covariance, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(merged.gaussian.mean, whole.gaussian.mean, rtol=1e-10, atol=1e-10)
         assert frechet(y, merged).raw == pytest.approx(frechet(y, whole).raw, abs=1e-10)
-    torch.testing.assert_close(whole.covariance, torch.cov(x.T), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole.gaussian.covariance, torch.cov(x.T), rtol=1e-12, atol=1e-12)
 
 
 def test_nan_and_single_images_are_refused():

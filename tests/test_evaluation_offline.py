@@ -15,13 +15,13 @@ import torch
 from pointillist.configs.files import write_json
 from pointillist.configs.options import run
 from pointillist.evaluate import main
-from pointillist.evaluation.classifier import FeatureNetwork, open_network, train, weights_hash
 from pointillist.evaluation.guards import is_sorted
-from pointillist.evaluation.nearest import NearestTrain
-from pointillist.evaluation.reference import Reference
+from pointillist.evaluation.offline.classifier import FeatureNetwork, open_network, train, weights_hash
+from pointillist.evaluation.offline.nearest import NearestTrain
+from pointillist.evaluation.offline.reference import Reference
+from pointillist.evaluation.offline.score import NOTE, check, score
+from pointillist.evaluation.offline.text import lines
 from pointillist.evaluation.samples import open_samples
-from pointillist.evaluation.scores import NOTE, check, score
-from pointillist.evaluation.table import lines
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("red", "green", "blue")
@@ -151,7 +151,7 @@ def test_same_seed_same_weights_whatever_the_threads_and_the_global_seed(referen
 def test_network_is_kept_and_damage_is_noticed(reference, tmp_path, monkeypatch):
     first = open_network(reference, tmp_path, 20)
     assert first.path.name == f"blobs-01234567-16px-recipe1-20steps-{first.sha256[:8]}.safetensors"
-    monkeypatch.setattr("pointillist.evaluation.classifier.train", None)  # would fail if it were called
+    monkeypatch.setattr("pointillist.evaluation.offline.classifier.train", None)  # would fail if it were called
     again = open_network(reference, tmp_path, 20)
     assert (again.sha256, again.accuracy) == (first.sha256, first.accuracy)
     whole = first.path.read_bytes()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pointillist import __version__
 from pointillist.data.images import to_float
-from pointillist.evaluation.reference import Reference
+from pointillist.evaluation.offline.reference import Reference
 
 RECIPE = 1  # raise it when the network or its training changes: old files are then not found, instead of misread
 DIM = 32

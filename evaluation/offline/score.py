@@ -14,11 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pointillist import __version__
-from pointillist.evaluation.classifier import DIM, SEED, Trained
 from pointillist.evaluation.frechet import Statistics, frechet
 from pointillist.evaluation.guards import Census, digests, find_warnings
-from pointillist.evaluation.nearest import ALPHA, NEIGHBOURS, NearestTrain, Nearness
-from pointillist.evaluation.reference import Reference, with_mirrored
+from pointillist.evaluation.offline.classifier import DIM, SEED, Trained
+from pointillist.evaluation.offline.nearest import ALPHA, NEIGHBOURS, NearestTrain, Nearness
+from pointillist.evaluation.offline.reference import Reference, with_mirrored
 from pointillist.evaluation.samples import Samples
 
 SUITE = "pointillist-offline 1"
@@ -122,7 +122,7 @@ def _entry(value: float, unit: str, heldout: float) -> dict:
 
 
 def _relative(train: Statistics, other: Statistics) -> float:
-    result = frechet(train, other)
+    result = frechet(train.gaussian, other.gaussian)
     if result.trace_reference <= 0:
         raise ValueError("all reference images have the same features; give a reference with different images")
     return 1000 * result.distance / result.trace_reference
