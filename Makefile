@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:
 	@echo "make demo   the whole job on embedded emoji: tokenizer, codes, generator, samples, score (about 10 minutes)"
 	@echo "make units  every unit of configs/emoji at equal wall time: table and figure; about an hour"
-	@echo "make test   every test (about 12 minutes)"
+	@echo "make test   every test (about 10 minutes on two cores)"
 	@echo "make lint   ruff"
 
 $(VENV)/installed: requirements.txt pyproject.toml
@@ -24,8 +24,11 @@ demo: $(VENV)/installed
 units: $(VENV)/installed
 	@$(BIN)/python benchmarks/units.py $(UNITS)
 
+# TESTS="tests/test_units.py -k token" for some of them; WORKERS=0 runs them in one process, as a debugger wants it.
+WORKERS ?= 2
 test: $(VENV)/installed
-	@begin=$$(date +%s); $(BIN)/python -m pytest $(TESTS); status=$$?; \
+	@begin=$$(date +%s); \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS); status=$$?; \
 	echo "make test took $$(( $$(date +%s) - begin )) s"; exit $$status
 
 lint: $(VENV)/installed

@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     step("sample.py", str(first), f"out={early}", *request)
     network = ["network_steps=40"] if quick else []
     for folder in (early, samples):
-        step("evaluate.py", str(folder), "reference=emoji", f"cache={runs / 'evaluation'}", *network)
+        step("evaluate.py", str(folder), "scores=offline", "reference=emoji", f"cache={runs / 'evaluation'}", *network)
 
     print("\n".join(table(tokenizer, generator, samples, early)))
     print(f"\nthe demo took {time.time() - begin:.0f} s. Look at:")

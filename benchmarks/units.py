@@ -108,7 +108,7 @@ def measure(unit: Unit, o: Options) -> None:
     if not (samples / "sample.json").is_file():
         step("sample.py", unit.run, f"out={samples}", f"num_images={o.images}", "batch_size=125", *REQUEST)
     if not (samples / "scores.json").is_file():
-        step("evaluate.py", samples, "reference=emoji", f"cache={unit.out / 'evaluation'}")
+        step("evaluate.py", samples, "scores=offline", "reference=emoji", f"cache={unit.out / 'evaluation'}")
     time_sampling(unit)
 
 

@@ -135,7 +135,7 @@ def _quoted(base: DictConfig, key: str, value: str) -> str:
     node: Any = base
     for step in key.split("."):
         node = node._get_node(step) if isinstance(node, DictConfig) and step in node else None
-    return json.dumps(value) if isinstance(node, StringNode) and value not in ("", "null") else value
+    return json.dumps(value) if isinstance(node, StringNode) and value != "null" else value
 
 
 def read_yaml(path: str | Path) -> dict:
@@ -187,7 +187,8 @@ def describe(cls: type, values: Any = None, prefix: str = "") -> list[str]:
 
 def _comments(cls: type) -> dict[str, str]:
     """What stands in the comment behind each field, for classes whose floor does not know `option`."""
-    lines = (line for base in cls.__mro__[-2::-1] for line in inspect.getsource(base).splitlines())
+    written = [base for base in cls.__mro__[-2::-1] if base.__module__ != "types"]  # not made by make_dataclass
+    lines = (line for base in written for line in inspect.getsource(base).splitlines())
     return dict(m.groups() for line in lines if (m := re.match(r"    (\w+): [^#]*#\s*(.+)", line)))
 
 
@@ -212,19 +213,27 @@ def _show(value: Any) -> str:
 
 @dataclass
 class Command:
-    """What a script was asked: its positional word (a YAML, a run, images) and the `key=value` words."""
+    """What a script was asked: its positional words (a YAML, a run, images) and the `key=value` words."""
 
-    target: str | None
+    targets: list[str]
     words: list[str]
 
+    @property
+    def target(self) -> str | None:
+        """The positional word of a script that takes one."""
+        return self.targets[0] if self.targets else None
 
-def parse(argv: list[str], usage: str, cls: type, target: bool = True) -> Command:
-    """Split argv; `--help` and `key=?` print and exit 0."""
+
+def parse(argv: list[str], usage: str, cls: type, target: bool = True, many: bool = False) -> Command:
+    """Split argv; `--help` and `key=?` print and exit 0. target: whether the first word may stand without a key; many:
+    whether any word may."""
     flags = [w for w in argv if w.startswith("-")]
     words = [w for w in argv if not w.startswith("-")]
-    head = words.pop(0) if target and words and "=" not in words[0] else None
+    bare = [w for w in (words if many else words[:1]) if "=" not in w or (many and Path(w).exists())]
+    targets = bare if target else []
+    words = [w for w in words if w not in targets] if many else words[len(targets) :]
     if set(flags) & {"-h", "--help"}:
-        yaml = head if head and head.endswith((".yaml", ".yml")) else None
+        yaml = next((t for t in targets if t.endswith((".yaml", ".yml"))), None)
         print(textwrap.dedent(usage).strip() + "\n\nOptions, with [defaults]:")
         print("\n".join(describe(cls, load(cls, yaml, words))))
         raise SystemExit(0)
@@ -236,7 +245,7 @@ def parse(argv: list[str], usage: str, cls: type, target: bool = True) -> Comman
             lines = [x for x in describe(cls, load(cls, None, others)) if x.split()[0].startswith(word[:-2])]
             print("\n".join(lines) or f"no option {word[:-2]}; --help lists them")
             raise SystemExit(0)
-    return Command(head, words)
+    return Command(targets, words)
 
 
 def pick_device(name: str) -> Any:

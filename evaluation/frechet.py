@@ -12,6 +12,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+TOLERANCE = 5e-9  # absolute, of a distance
+
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
@@ -122,12 +124,18 @@ def frechet(reference: Gaussian, sample: Gaussian) -> Frechet:
 
 
 def trace_root(reference: Gaussian, sample: Gaussian) -> float:
-    """tr (S1 S2)^(1/2).
+    """tr (S1 S2)^(1/2) = nuclear norm of r1^T r2, which equals that of F1 F2^T with F = (X - m) / sqrt(n - 1) because
+    r r^T = F^T F: exact at any rank.
 
-    Full rank: the eigenvalues of S1 S2 are those of the symmetric r1^T S2 r1. Below full rank: the nuclear norm of
-    r1^T r2, which equals that of F1 F2^T with F = (X - m) / sqrt(n - 1) because r r^T = F^T F; no small square roots.
+    At full rank the eigenvalues of the symmetric r1^T S2 r1 give the same for a quarter of the time, as the roots of
+    S2 are not needed; but they are squares, and small ones drown in the rounding of the largest. Where that would be
+    felt, as for few more images than features, they are not taken.
     """
     r1 = reference.root
     if r1.shape[1] == sample.dim and sample.count is not None and sample.count > sample.dim:
-        return float(torch.linalg.eigvalsh(r1.T @ sample.covariance @ r1).clamp(min=0).sqrt().sum())
+        w = torch.linalg.eigvalsh(r1.T @ sample.covariance @ r1)
+        rounding = w[-1] * torch.finfo(w.dtype).eps
+        felt = (rounding / w.clamp(min=float(rounding)).sqrt() / 2).square().sum().sqrt()
+        if felt < TOLERANCE:
+            return float(w.clamp(min=0).sqrt().sum())
     return float(torch.linalg.svdvals(r1.T @ sample.root).sum())

@@ -33,7 +33,7 @@ def open_scorer(config: dict, cache: str | Path, network_steps: int) -> Callable
 
     def write_scores(folder: Path) -> None:
         result = score(open_samples(folder), reference, network)
-        result["protocol"]["options"] = asked
+        result["samples"]["options"] = asked
         write_json(folder / "scores.json", result)
 
     return write_scores

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from pointillist.models.eagle import Eagle
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator
-from tests.test_commands import GENERATOR, TINY, TOKENIZER, fails, succeeds
+from tests.commands import GENERATOR, TINY, TOKENIZER, fails, succeeds
 
 HEAD = ["task=eagle", *TINY]
 

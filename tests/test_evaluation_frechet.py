@@ -64,6 +64,17 @@ def test_distance_to_itself_is_zero_at_any_rank(count):
     assert abs(frechet(s, s).raw) < 1e-8 and frechet(s, s).distance >= 0
 
 
+@pytest.mark.parametrize("count", [401, 402, 410, 500, 4000])
+def test_few_more_images_than_features_are_no_worse(count):
+    """Eigenvalues alone, as at full rank, are off by their rounding's root."""
+    s = Statistics.of(draw(count, 400, 3, 30.0, 1.0))
+    assert abs(frechet(s, s).raw) < 1e-8
+    r = s.gaussian.root
+    squares = torch.linalg.eigvalsh(r.T @ s.gaussian.covariance @ r).clamp(min=0)
+    error = abs(float(squares.sqrt().sum() - s.gaussian.covariance.trace()))
+    assert count > 402 or error > 1e-8, "the control has become exact: is the test still one?"
+
+
 @pytest.mark.parametrize(("n", "m"), [(30, 25), (30, 400), (400, 30)])
 def test_below_full_rank_is_exact_where_the_plain_form_is_not(n, m):
     x, y = draw(n, 256, 4, 1.0, 0.5), draw(m, 256, 5, 1.2)

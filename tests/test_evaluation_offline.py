@@ -216,19 +216,17 @@ def test_card_identifies_the_samples_not_their_container(rate, tmp_path):
     from PIL import Image
 
     images, labels = blobs(6, 6)
-    card = rate(images, labels)["protocol"]
-    assert card["samples"]["class_counts"] == labels.bincount(minlength=3).tolist()
-    assert {"suite", "feature_network", "reference", "samples", "versions"} <= set(card)
+    result = rate(images, labels)
+    assert result["samples"]["class_counts"] == labels.bincount(minlength=3).tolist()
+    assert {"suite", "count", "label_policy", "pixels", "networks", "reference"} <= set(result["protocol"])
     folder = tmp_path / "png"
     folder.mkdir()
     for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         Image.fromarray(image).save(folder / f"{i}.png")
     from pointillist.evaluation.guards import Census
 
-    census = Census()
-    for batch in open_samples(folder).batches():
-        census.add(batch)
-    assert census.content == card["samples"]["sha256_of_pixels"]
+    census = Census.join([Census.of(batch) for batch in open_samples(folder).batches()])
+    assert [census.content] == result["samples"]["sha256_of_pixels"]
     write_json(tmp_path / "new" / "scores.json", {"a": 1})
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["scores.json"]
 
@@ -243,14 +241,14 @@ def evaluate(*argv):
 def test_evaluate_end_to_end(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
     np.savez(tmp_path / "images.npz", arr_0=images, arr_1=np.arange(24) % 9)
-    done = evaluate(tmp_path, "reference=emoji", f"cache={tmp_path / 'cache'}", "network_steps=20")
+    done = evaluate(tmp_path, "scores=offline", "reference=emoji", f"cache={tmp_path / 'cache'}", "network_steps=20")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "scores.json").read_text())
     key = next(iter(result["scores"]))
     assert re.fullmatch(r"toy_frechet/emoji/[0-9a-f]{8}", key) and key in done.stdout
     assert result["scores"][key]["value"] > 5 * result["scores"][key]["heldout"], "noise is no emoji"
     assert result["scores"]["copy_rate"]["value"] == 0
-    assert result["protocol"]["options"]["reference"]["name"] == "emoji"
+    assert result["protocol"]["reference"]["name"] == "emoji"
     assert "few_samples" in result["warnings"] and "warning: few_samples" in done.stdout
 
 
@@ -260,5 +258,5 @@ def test_evaluate_errors_are_one_line(tmp_path, monkeypatch, capsys):
         run(main)
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
-    assert err.endswith(f"error: no images at {tmp_path}/none.npz; give an .npz, an .npy or a folder of images\n")
+    assert f"error: no images at {tmp_path}/none.npz; give an .npz, .npy, .zip, .tar or a folder of images" in err
     assert err.count("\n") == 1

@@ -29,6 +29,8 @@ FLOORS = {
 PEERS = {("models", "tokenizers"), ("tokenizers", "models"), ("evaluation", "models"), ("evaluation", "tokenizers")}
 SOURCES = [p for folder in FLOORS for p in (ROOT / folder).rglob("*.py")] + sorted(ROOT.glob("*.py"))
 
+OPTION_CLASSES = {"Options", "Request", "Pixels", "Weights", "TrainOptions", "Views", "Optimization"}
+
 
 def rooms_imported(path: Path) -> set[str]:
     names = set()
@@ -88,7 +90,7 @@ def option_classes() -> dict[str, type]:
     for path in SOURCES:
         module = ast.parse(path.read_text(encoding="utf-8"))
         for node in module.body:
-            if isinstance(node, ast.ClassDef) and node.name in {"Options", "TrainOptions", "Views", "Optimization"}:
+            if isinstance(node, ast.ClassDef) and node.name in OPTION_CLASSES:
                 names = [n.target.id for n in node.body if isinstance(n, ast.AnnAssign)]
                 found[f"{path.relative_to(ROOT)}:{node.name}"] = names
     return found

@@ -14,8 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pointillist import __version__
+from pointillist.evaluation.card import label_policy
 from pointillist.evaluation.frechet import Statistics, frechet
-from pointillist.evaluation.guards import Census, digests, find_warnings
+from pointillist.evaluation.guards import GREY, Census, find_warnings
 from pointillist.evaluation.offline.classifier import DIM, SEED, Trained
 from pointillist.evaluation.offline.nearest import ALPHA, NEIGHBOURS, NearestTrain, Nearness
 from pointillist.evaluation.offline.reference import Reference, with_mirrored
@@ -61,16 +62,30 @@ def score(samples: Samples, reference: Reference, trained: Trained) -> dict:
         result["classes"] = per_class(reference, labels, measured.predicted, guess)
         agreement = float((measured.predicted.numpy() == labels).mean())
         scores["class_agreement"] = _entry(agreement, "share of samples", trained.accuracy)
-    train_census = Census()
-    train_census.add(reference.train)
-    known = {*train_census.digests, *digests(reference.train.flip(3))}
-    warnings = find_warnings(measured.census, train_census, known, labels, DIM)
+    plain, mirrored = Census.of(reference.train), Census.of(reference.train.flip(3))
+    warnings = few(samples.count, len(reference.train))
+    warnings |= find_warnings(measured.census, Census.join([plain, mirrored]), labels, plain.share(GREY))
     shift = 0.0 if labels is None else _relative(train, reweighted(train_features, reference.train_labels, labels))
     if shift > scores[key]["heldout"]:
         warnings["class_proportions"] = f"labels are not drawn as in the reference; that alone costs about {shift:.1f}"
     if samples.lossy:
         warnings["lossy_files"] = "the files were compressed with loss (JPEG, WebP), which moves the distances; use PNG"
-    return {**result, "warnings": warnings, "note": NOTE, "protocol": card(samples, reference, trained, measured)}
+    return {
+        **result,
+        "warnings": warnings,
+        "note": NOTE,
+        "protocol": card(reference, trained, samples),
+        "samples": about(samples, measured, len(reference.classes)),
+        "environment": {"pointillist": __version__, "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def few(samples: int, reference: int) -> dict:
+    """Named warnings where there are too few images for the width of the features."""
+    enough = 20 * DIM
+    biased = f"are few for {DIM} features: below {enough} the distance comes out too large"
+    counts = {"few_samples": (samples, "samples"), "few_reference_images": (reference, "reference images")}
+    return {name: f"{count} {what} {biased}" for name, (count, what) in counts.items() if count < enough}
 
 
 def check(samples: Samples, reference: Reference) -> None:
@@ -90,7 +105,7 @@ def check(samples: Samples, reference: Reference) -> None:
 
 def measure(samples: Samples, trained: Trained, nearest: NearestTrain) -> Measured:
     """The one pass."""
-    census, predicted, nearness = Census(), [], []
+    census, predicted, nearness = [], [], []
     features = None
     with tqdm(total=samples.count, desc="scoring", unit="image", mininterval=1, delay=1) as progress:
         for images in samples.batches():
@@ -99,10 +114,10 @@ def measure(samples: Samples, trained: Trained, nearest: NearestTrain) -> Measur
             features = sums if features is None else features + sums
             predicted.append(classes)
             nearness.append(nearest(images))
-            census.add(images)
+            census.append(Census.of(images))
             progress.update(len(images))
     assert features is not None and features.count == samples.count, "batches() yields `count` images"
-    return Measured(features, torch.cat(predicted), Nearness.join(nearness), census)
+    return Measured(features, torch.cat(predicted), Nearness.join(nearness), Census.join(census))
 
 
 def reweighted(features: Tensor, train_labels: Tensor, labels: np.ndarray) -> Statistics:
@@ -149,38 +164,30 @@ def _share(hits: Tensor) -> float | None:
     return float(hits.double().mean()) if len(hits) else None
 
 
-def card(samples: Samples, reference: Reference, trained: Trained, measured: Measured) -> dict:
+def card(reference: Reference, trained: Trained, samples: Samples) -> dict:
     """The protocol card: everything that has to be equal before two numbers are compared."""
-    policy, counts = "no labels", None
-    if samples.labels is not None:
-        counts = np.bincount(samples.labels, minlength=len(reference.classes)).tolist()
-        policy = "balanced" if max(counts) - min(counts) <= 1 else "not balanced"
     return {
         "suite": SUITE,
-        "pointillist": __version__,
-        "feature_network": {
-            "sha256": trained.sha256,
-            "file": str(trained.path),
-            "dim": DIM,
-            "heldout_accuracy": trained.accuracy,
-            "seed": SEED,
+        "count": samples.count,
+        **label_policy(samples.labels),
+        "pixels": samples.card["pixels"],
+        "networks": {
+            "offline": {"sha256": trained.sha256, "dim": DIM, "heldout_accuracy": trained.accuracy, "seed": SEED}
         },
         "reference": {
             "name": reference.name,
-            "fingerprint": reference.fingerprint,
-            "N_ref": len(reference.train),
-            "N_heldout": len(reference.heldout),
+            "sha256": reference.fingerprint,
+            "count": len(reference.train),
+            "heldout": len(reference.heldout),
             "mirrored": True,
         },
-        "samples": {
-            "source": samples.source,
-            "sha256_of_pixels": measured.census.content,
-            "N": samples.count,
-            "size": samples.size,
-            "values": "uint8; how floats were rounded is unknown",
-            "label_policy": policy,
-            "class_counts": counts,
-        },
-        "copy_rule": f"nearest < {ALPHA} x mean of the {NEIGHBOURS} nearest",
-        "versions": {"torch": torch.__version__, "numpy": np.__version__},
+        "scores": {"copy_rate": {"rule": f"nearest < {ALPHA} x mean of the {NEIGHBOURS} nearest"}},
     }
+
+
+def about(samples: Samples, measured: Measured, classes: int) -> dict:
+    """What was scored."""
+    labels = samples.labels
+    counts = None if labels is None else np.bincount(labels, minlength=classes).tolist()
+    content = [measured.census.content]
+    return {"source": samples.source, "size": samples.size, "sha256_of_pixels": content, "class_counts": counts}

@@ -6,9 +6,9 @@ from __future__ import annotations
 def lines(result: dict) -> list[str]:
     """A score, its held-out yardstick and unit a line; then classes, warnings and the note."""
     protocol = result["protocol"]
-    samples, reference = protocol["samples"], protocol["reference"]
-    head = f"{samples['N']} samples, {samples['size']} px, {samples['label_policy']}"
-    head += f" | reference {reference['name']}: {reference['N_ref']} training, {reference['N_heldout']} held-out images"
+    reference = protocol["reference"]
+    head = f"{protocol['count']} samples, {result['samples']['size']} px, {protocol['label_policy']}"
+    head += f" | reference {reference['name']}: {reference['count']} training, {reference['heldout']} held-out images"
     out = [head, "", f"{'':<34}{'samples':>10}{'held-out':>10}"]
     out += [f"{k:<34}{v['value']:>10.3f}{v['heldout']:>10.3f}  {v['unit']}" for k, v in result["scores"].items()]
     if result["classes"]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import exp
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -14,6 +16,7 @@ from pointillist import CodeSpec
 from pointillist.configs.options import find, option, to_dict
 from pointillist.data.images import Images, to_float, to_uint8
 from pointillist.data.loader import ImageBatches, all_images, spread
+from pointillist.evaluation.reconstruction.codes import entropy, usage
 from pointillist.training.load import make_tokenizer
 from pointillist.training.options import HELDOUT, TrainOptions
 from pointillist.training.pictures import save_grid
@@ -133,7 +136,7 @@ def code_statistics(codes: Tensor, spec: CodeSpec) -> dict[str, float]:
         return {"latent_std": float(codes.double().std())}
     books = codes.reshape(-1, len(spec.vocab)).unbind(-1)
     counts = [torch.bincount(book.cpu(), minlength=size) for book, size in zip(books, spec.vocab, strict=True)]
-    shares = [count.double() / count.sum() for count in counts]
-    usage = torch.stack([(share > 0).double().mean() for share in shares]).mean()
-    entropy = torch.stack([-(share * share.clamp_min(1e-300).log()).sum() for share in shares]).mean()
-    return {"usage": float(usage), "perplexity": float(entropy.exp())}
+    return {
+        "usage": fmean(usage(book) for book in counts),
+        "perplexity": exp(fmean(entropy(book) for book in counts)),
+    }
