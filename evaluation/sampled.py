@@ -39,7 +39,9 @@ def sampled(job: Job, pixels: Pixels) -> Samples:
     asked = json.dumps(job.request, sort_keys=True)
     about = {"format": "sampler", "pixels": card(pixels, size)}
     identity = hashlib.sha256(asked.encode()).hexdigest()
-    return Samples(o.run, job.folder.parent, o.num_images, size, job.labels.numpy(), 0, identity, about, read)
+    return Samples(
+        o.run, job.folder.parent, o.num_images, size, job.labels.numpy(), 0, identity, about, read, stored=False
+    )
 
 
 def about_run(job: Job) -> dict:

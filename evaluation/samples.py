@@ -44,6 +44,7 @@ class Samples:
     identity  sha256 hex of names, byte sizes and times of change: another one when the files are others
     card      JSON-ready: how they are stored and the policy that made their pixels
     read      ascending image numbers int64 [b] -> uint8 [b, 3, size, size]; thread-safe; ValueError for broken files
+    stored    whether reading gives the same pixels in any batch; computed ones may differ by rounding
     """
 
     source: str
@@ -55,6 +56,7 @@ class Samples:
     identity: str
     card: dict
     read: Callable[[np.ndarray], Tensor]
+    stored: bool = True
 
     def batches(self) -> Iterator[Tensor]:
         """All images once, 64 at a time, uint8 [b, 3, size, size]."""

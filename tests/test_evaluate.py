@@ -220,6 +220,21 @@ def test_a_folder_of_pictures_scores_like_their_npz(files, words, result, tmp_pa
     assert found["protocol"]["label_policy"] == "no labels"
 
 
+def test_several_sets_are_scored_one_after_another(files, words, tmp_path, capsys):
+    """As the points of a sweep are."""
+    sets = [tmp_path / name / "images.npz" for name in ("a", "b=1")]
+    for seed, path in enumerate(sets):
+        path.parent.mkdir()
+        np.savez(path, nhwc(pictures(4, 32, seed)))
+    main([*map(str, [s.parent for s in sets]), *words, "scores=fid"])
+    scores = [json.loads((path.parent / "scores.json").read_text()) for path in sets]
+    assert values(scores[0]) != values(scores[1]) and "written before" not in capsys.readouterr().out
+    main([*map(str, [s.parent for s in sets]), *words, "scores=fid"])
+    assert capsys.readouterr().out.count("was written before") == 2
+    with pytest.raises(ValueError, match="is one file for 2 sets"):
+        main([*map(str, sets), *words, f"out={tmp_path / 's.json'}"])
+
+
 def test_the_reference_itself_is_noticed(files, words, tmp_path):
     found = evaluate(files / "reference.npz", *words, f"out={tmp_path / 's.json'}", "bank=fp32")
     scores = values(found)

@@ -1,12 +1,16 @@
 """MIND: recomputed independently, closed forms, sets of different sizes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pointillist.evaluation.scores import mind
+
+GOLDEN = Path(__file__).parent / "golden" / "metrics" / "cases.safetensors"
 
 
 def draw(count, dim, seed=0, scale=1.0, shift=0.0):
@@ -32,6 +36,17 @@ def published(samples, reference, directions=1000, seed=2020):
     u = (u / u.norm(dim=1, keepdim=True)).double()
     each = ((x @ u.T).sort(0).values - (y @ u.T).sort(0).values).square().mean(0)
     return float(3 * x.shape[1] * each.mean()), each
+
+
+@pytest.mark.parametrize(
+    ("kind", "recorded"),  # metric_mind.py of toshas/torch-fidelity 5e211a9 on tests/golden/metrics; float32 there
+    [("features", 7.00873875617981), ("spatial", 3.94046813249588), ("rank_deficient", 4.634246081113815)],
+)
+def test_equals_what_torch_fidelity_gave(kind, recorded):
+    golden = load_file(GOLDEN)
+    samples, reference = (golden[f"{kind}.{side}"].numpy() for side in ("sample", "ref"))
+    assert len(samples) != len(reference), "a part of the larger set is drawn, too"
+    assert measure(samples, reference).value == pytest.approx(recorded, rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(120, 120), (300, 170), (90, 200)])

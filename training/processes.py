@@ -70,6 +70,8 @@ def processes() -> Iterator[Processes]:
         yield Processes()
         return
     if torch.cuda.is_available():
+        if int(os.environ["LOCAL_RANK"]) >= torch.cuda.device_count():
+            raise ValueError(f"more processes than the {torch.cuda.device_count()} GPUs of this machine; start so many")
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     # the first process may compute for an hour while the others wait
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(days=7))

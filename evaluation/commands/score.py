@@ -4,6 +4,7 @@
     python evaluate.py samples/ scores=fid,kid reference=/data/val reference_pixels.resize=adm reference_pixels.size=256
     python evaluate.py RUN num_images=50000 guidance=1.75 reference=REF.npz seeds=3     # nothing is written but scores
     torchrun --nproc_per_node=8 evaluate.py RUN num_images=50000 reference=REF.npz
+    python evaluate.py RUN/sweep/points/* reference=REF.npz      # one after another; evaluate.py table RUN/sweep
     python evaluate.py SAMPLES scores=offline reference=emoji    # no network file needed; not comparable with any paper
 
 SAMPLES is an .npz (arr_0: uint8 [N, H, W, 3], arr_1: labels, if any), an .npy, a folder, zip or tar of image files, or
@@ -63,17 +64,18 @@ class Options(Each, Common):
 def main(targets: list[str], options: Any) -> None:
     from pointillist.training.processes import processes
 
-    if len(targets) > 1:
-        raise ValueError(f"one set of images at a time, got {' '.join(targets)}; `evaluate.py compare` takes several")
     if options.run and targets:
-        raise ValueError(f"run={options.run} and {targets[0]} are two; give one of them")
-    options.run = options.run or (targets[0] if targets else "")
-    if not options.run:
-        raise ValueError("which images? python evaluate.py IMAGES|RUN [option=value ...]; --help explains")
+        raise ValueError(f"run={options.run} and {targets[0]} are two ways to say the same; give one of them")
+    if options.out and len(targets) > 1:
+        raise ValueError(f"out={options.out} is one file for {len(targets)} sets of images; leave it out")
     check(options)
     with processes() as group:
-        subject = open_subject(options)
-        (score_offline if options.scores == OFFLINE else score)(subject, options, group)
+        for target in targets or [options.run]:
+            if not target:
+                raise ValueError("which images? python evaluate.py IMAGES|RUN [option=value ...]; --help explains")
+            options.run = target
+            subject = open_subject(options)
+            (score_offline if options.scores == OFFLINE else score)(subject, options, group)
 
 
 def check(o: Any) -> None:

@@ -139,4 +139,5 @@ def reconstructed(
     made_of = [images.identity, images.card, subject.config["sha256"], quantize, name]
     identity = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     card = {"format": "reconstructions", "pixels": {"size": images.size, "quantize": quantize}}
-    return Samples(str(subject.folder), subject.folder.parent, images.count, images.size, None, 0, identity, card, read)
+    where = str(subject.folder), subject.folder.parent
+    return Samples(*where, images.count, images.size, None, 0, identity, card, read, stored=False)
