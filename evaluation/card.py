@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import __version__ as scipy_version
 
 from pointillist import __version__
 from pointillist.configs.files import read_json
@@ -75,7 +74,6 @@ def environment(device: torch.device, processes: int, networks: dict[str, Any]) 
         "pointillist": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "scipy": scipy_version,
         "device": str(device),
         "processes": processes,
         "features": "float32, TF32 off",

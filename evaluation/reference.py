@@ -16,7 +16,7 @@ import torch
 from pointillist.configs.files import file_hash
 from pointillist.configs.options import build, choices, did_you_mean, find
 from pointillist.data.crops import Views, center_crop
-from pointillist.evaluation.features import Features
+from pointillist.evaluation.features import MOMENTS, Features
 from pointillist.evaluation.frechet import Gaussian
 from pointillist.evaluation.measure import Measured, Pass
 from pointillist.evaluation.pixels import Pixels
@@ -70,8 +70,8 @@ class Reference:
         layers: dict[str, dict[str, set[str]]] = {}
         for network, parts in wanted.layers.items():
             for layer, kinds in parts.items():
-                left = kinds - ({"moments"} if f"{network}/{layer}" in self.stored else set())
-                if "moments" in left and self.stored and self.images is not None:
+                left = kinds - ({MOMENTS} if f"{network}/{layer}" in self.stored else set())
+                if MOMENTS in left and self.stored and self.images is not None:
                     raise ValueError(f"{self.source} holds {', '.join(self.stored)} but not {network}/{layer}; its "
                                      "images are not those of its statistics: leave that score out")  # fmt: skip
                 if left:
@@ -141,11 +141,12 @@ def open_reference(given: str, data: dict, split: str, pixels: Pixels, size: int
     if path.exists():
         if data or split != "train":
             raise ValueError(f"{given} is a file or folder; data.* and reference_split are for data sets")
-        stored = read_stored(path) if path.suffix == ".npz" else {}
+        made = read_made(path) if path.suffix == ".npz" else {}
+        stored = read_stored(path, made.get("count")) if path.suffix == ".npz" else {}
         has_images = path.suffix != ".npz" or "arr_0.npy" in members(path)
         images = open_samples(path, pixels) if has_images else None
         sha256 = file_hash(path) if path.is_file() else images.identity
-        return Reference(given, sha256, stored, images, read_made(path) if stored else {})
+        return Reference(given, sha256, stored, images, made)
     if given in choices("data"):
         if pixels != Pixels():
             raise ValueError(f"{given} is a data set, cropped to the samples' size; reference_pixels.* are for files")
@@ -179,8 +180,8 @@ def members(path: Path) -> list[str]:
         raise ValueError(f"{path} is damaged or was cut off ({e}); get it again") from None
 
 
-def read_stored(path: Path) -> dict[str, Gaussian]:
-    """Means and covariances of an .npz; how many images are behind them is not stored. Raises ValueError."""
+def read_stored(path: Path, count: int | None) -> dict[str, Gaussian]:
+    """Means and covariances of an .npz, by "network/layer", of `count` images if that is known. Raises ValueError."""
     held = members(path)
     out = {}
     for key, (mean, covariance) in STORED.items():
@@ -194,9 +195,8 @@ def read_stored(path: Path) -> dict[str, Gaussian]:
         if m.ndim != 1 or s.shape != (len(m), len(m)) or not (m.isfinite().all() and s.isfinite().all()):
             raise ValueError(f"{path}: {mean} is {list(m.shape)} and {covariance} {list(s.shape)}, or they hold NaN; "
                              "expected finite [D] and [D, D]")  # fmt: skip
-        out[key] = Gaussian(m, (s + s.T) / 2)
-    count = read_made(path).get("count") if out else None
-    return {key: replace(gaussian, count=count) for key, gaussian in out.items()}
+        out[key] = Gaussian(m, (s + s.T) / 2, count)
+    return out
 
 
 def read_made(path: Path) -> dict:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import train_generator, train_tokenizer
 from tests.random_inception import write
 
 
@@ -13,3 +14,15 @@ from tests.random_inception import write
 def inception(tmp_path_factory) -> Path:
     """A file of the Inception network's weights with random values."""
     return write(tmp_path_factory.mktemp("weights") / "inception.pth")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory) -> Path:
+    """A run of the smallest tokenizer, hardly trained."""
+    return train_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def generator(tokenizer) -> Path:
+    """Beside it, a generator's."""
+    return train_generator(tokenizer.parent / "generator", tokenizer)

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,17 +13,7 @@ import torch
 from PIL import Image
 
 from pointillist.training import checkpoint
-from tests.commands import GENERATOR, TOKENIZER, fails, sampled, succeeds, train_generator, train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    return train_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer) -> Path:
-    return train_generator(tokenizer.parent / "generator", tokenizer)
+from tests.commands import GENERATOR, TOKENIZER, fails, sampled, succeeds
 
 
 def test_help_and_choices_list_what_there_is():

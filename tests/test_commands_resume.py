@@ -12,17 +12,7 @@ import torch
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator, load_tokenizer
 from pointillist.training.log import read_log
-from tests.commands import GENERATOR, TOKENIZER, fails, stopped, succeeds, train_generator, train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    return train_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer) -> Path:
-    return train_generator(tokenizer.parent / "generator", tokenizer)
+from tests.commands import GENERATOR, TOKENIZER, fails, stopped, succeeds
 
 
 def final_files(run: Path) -> tuple[dict, dict, list[dict]]:

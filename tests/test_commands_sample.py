@@ -19,19 +19,7 @@ from tests.commands import (
     sampled,
     stopped,
     succeeds,
-    train_generator,
-    train_tokenizer,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    return train_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer) -> Path:
-    return train_generator(tokenizer.parent / "generator", tokenizer)
 
 
 @pytest.fixture(scope="module")

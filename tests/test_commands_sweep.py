@@ -13,18 +13,7 @@ import numpy as np
 import pytest
 
 from pointillist.configs.options import ROOT
-from tests.commands import begun, fails, sampled, stopped, succeeds, train_generator, train_tokenizer
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory) -> Path:
-    return train_tokenizer(tmp_path_factory.mktemp("runs") / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def generator(tokenizer) -> Path:
-    return train_generator(tokenizer.parent / "generator", tokenizer)
-
+from tests.commands import begun, fails, sampled, stopped, succeeds
 
 SWEEP = ["sampler=jacobi,ancestral", "sampler.window=3", "guidance=1,2", "num_images=60", "batch_size=4"]
 SWEEP += ["precision=fp64", "network_steps=20"]

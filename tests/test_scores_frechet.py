@@ -13,13 +13,10 @@ from pointillist.evaluation.features import BANK, CLASSES, MOMENTS
 from pointillist.evaluation.frechet import Gaussian, Statistics, frechet
 from pointillist.evaluation.scores import fd_dinov2, fid, fid_infinity, sfid
 from pointillist.evaluation.scores.inception_score import ClassSums
+from tests.random_features import draw
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics" / "cases.safetensors"
 SCORES = choices("evaluation/scores")
-
-
-def draw(count, dim, seed=0, scale=1.0, shift=0.0):
-    return (shift + scale * np.random.RandomState(seed).standard_normal((count, dim))).astype(np.float32)
 
 
 def held(**layers):

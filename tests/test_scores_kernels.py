@@ -1,7 +1,6 @@
 """KID and CMMD: torch-fidelity, definitions, and the limits of their estimates."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,16 +9,9 @@ from safetensors.torch import load_file
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from pointillist.evaluation.scores import cmmd, kid
+from tests.random_features import draw, held
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics" / "cases.safetensors"
-
-
-def draw(count, dim, seed=0, scale=1.0, shift=0.0):
-    return (shift + scale * np.random.RandomState(seed).standard_normal((count, dim))).astype(np.float32)
-
-
-def held(bank):
-    return SimpleNamespace(count=len(bank), bank=lambda layer: bank)
 
 
 def measure_kid(samples, reference, **options):

@@ -1,7 +1,6 @@
 """MIND: recomputed independently, closed forms, sets of different sizes."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,16 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from pointillist.evaluation.scores import mind
+from tests.random_features import draw, held
 
 GOLDEN = Path(__file__).parent / "golden" / "metrics" / "cases.safetensors"
-
-
-def draw(count, dim, seed=0, scale=1.0, shift=0.0):
-    return (shift + scale * np.random.RandomState(seed).standard_normal((count, dim))).astype(np.float32)
-
-
-def held(bank):
-    return SimpleNamespace(count=len(bank), bank=lambda layer: bank)
 
 
 def measure(samples, reference, **options):

@@ -70,6 +70,7 @@ def measure(row: object, folder: Path, networks: dict, o: Options) -> dict[str, 
 
     samples = open_samples(folder / row.samples)
     reference = open_reference(str(folder / row.reference), {}, "train", Pixels(), samples.size)
+    reference.check(networks)
     scores = suite.choose("fid,sfid,inception_score,precision_recall", ScoreOptions())
     needs = [suite.wanted(scores, side, samples.count, dtype="float32") for side in ("REFERENCE", "SAMPLES")]
     compared = reference.measure(networks, needs[0], Path(o.cache), o.batch_size, Processes())

@@ -20,6 +20,7 @@ import numpy as np
 
 from pointillist.configs.files import cannot_write
 from pointillist.configs.options import choices, option, pick_device
+from pointillist.evaluation.features import MOMENTS
 from pointillist.evaluation.networks.options import Weights
 from pointillist.evaluation.pixels import Pixels
 
@@ -56,7 +57,7 @@ def main(targets: list[str], o: Options) -> None:
     images = open_images(targets[0], o)
     device = pick_device(o.device)
     networks = open_networks(set(names), o, device)
-    wanted = Wanted({n: {layer: {"moments"} for layer in LAYERS[n]} for n in names})
+    wanted = Wanted({n: {layer: {MOMENTS} for layer in LAYERS[n]} for n in names})
     out = Path(o.out)
     with processes() as group:
         run = Pass(out.with_name(f"{out.name}.parts"), images, networks, wanted, group)

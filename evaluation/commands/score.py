@@ -41,7 +41,7 @@ class Common(Weights, Request):
         [*choices("evaluation/scores"), OFFLINE]))  # fmt: skip
     pixels: Pixels = option(Pixels(), "how samples are brought to one size and to uint8")
     reference_pixels: Pixels = option(Pixels(), "how the reference's images are")
-    bank: Literal["fp16", "fp32"] = option("fp16", "of the features that scores of neighbours keep on disk")
+    bank: Literal["fp16", "fp32"] = option("fp16", "of features kept on disk, for scores that need them all")
     bootstrap: int = option(0, "resamples for the width of Frechet distances; 0 = none, 20 will do")
     save_every: float = option(30, "seconds of work that a kill may cost")
     seeds: int = option(1, "runs: how many seeds, from seed on; gives mean, least and standard deviation")

@@ -26,7 +26,7 @@ def find_weights(given: str, env: str, names: tuple[str, ...], what: str, url: s
     Raises FileNotFoundError, in one line with the address and the places.
     """
     option = env.removeprefix("POINTILLIST_").lower()
-    cache = checkpoints_folder()
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
     for source, path in ((f"{option}=", given), (f"{env}=", os.environ.get(env, ""))):
         if path and not Path(path).expanduser().is_file():
             raise FileNotFoundError(f"{source}{path}: no such file; the {what} weights are at {url}")
@@ -38,12 +38,6 @@ def find_weights(given: str, env: str, names: tuple[str, ...], what: str, url: s
     raise FileNotFoundError(
         f"no {what} weights: put {url} into {cache} as {' or '.join(names)}, or give {option}=FILE or {env}"
     )
-
-
-def checkpoints_folder() -> Path:
-    """Where torch.hub keeps downloads: $TORCH_HOME/hub/checkpoints, by default under ~/.cache/torch."""
-    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    return Path(home).expanduser() / "hub" / "checkpoints"
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
