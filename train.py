@@ -175,7 +175,10 @@ def remember_options(out: Path, options: TrainOptions, last: Path | None, config
         from pointillist.training.checkpoint import read_config
 
         before = to_dict(build(type(options), read_json(path))) if path.is_file() else now
-        new, old = flat(now) | flat(json.loads(json.dumps(config))), flat(before) | flat(read_config(last))
+        saved = read_config(last)
+        if "model" in saved:  # as the options are said now
+            saved["model"] = to_dict(build(type(options.model), saved["model"]))
+        new, old = flat(now) | flat(json.loads(json.dumps(config))), flat(before) | flat(saved)
         changed = [f"{k} was {old.get(k)}, is {v}" for k, v in new.items() if k not in FREE and old.get(k) != v]
         if changed:
             raise ValueError(f"{out} was started otherwise: {'; '.join(changed)}; choose another out=FOLDER")

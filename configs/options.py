@@ -224,14 +224,25 @@ class Command:
         return self.targets[0] if self.targets else None
 
 
-def parse(argv: list[str], usage: str, cls: type, target: bool = True, many: bool = False) -> Command:
+def parse(
+    argv: list[str],
+    usage: str,
+    cls: type,
+    target: bool = True,
+    many: bool = False,
+    recipe: Callable[[str], list[str]] | None = None,
+) -> Command:
     """Split argv; `--help` and `key=?` print and exit 0. target: whether the first word may stand without a key; many:
-    whether any word may."""
+    whether any word may; recipe: for commands to which a YAML is no target but words, before those that are typed."""
     flags = [w for w in argv if w.startswith("-")]
     words = [w for w in argv if not w.startswith("-")]
     bare = [w for w in (words if many else words[:1]) if "=" not in w or (many and Path(w).exists())]
     targets = bare if target else []
     words = [w for w in words if w not in targets] if many else words[len(targets) :]
+    if recipe and any(t.endswith((".yaml", ".yml")) for t in targets):
+        if len(targets) > 1:
+            raise ValueError(f"one recipe at a time, and nothing beside it; got {', '.join(targets)}")
+        targets, words = [], recipe(targets[0]) + words
     if set(flags) & {"-h", "--help"}:
         yaml = next((t for t in targets if t.endswith((".yaml", ".yml"))), None)
         print(textwrap.dedent(usage).strip() + "\n\nOptions, with [defaults]:")

@@ -14,6 +14,7 @@ from pointillist import __version__
 from pointillist.configs.files import read_json
 from pointillist.evaluation.reference import Compared, Reference
 from pointillist.evaluation.samples import Samples
+from pointillist.training.precision import decoded_in
 
 SUITE = "pointillist 1"
 NOTE = "Numbers compare only where the protocols are equal: evaluate.py compare A B"
@@ -47,11 +48,15 @@ def of_reference(reference: Reference, compared: Compared) -> dict:
 def of_samples(samples: Samples, run: dict | None) -> dict:
     """The part that must be equal: how many, of which classes, and how they became pixels.
 
-    run: what is known of a generator's run that made them; sample.py rounds, whatever images then look like on disk.
+    run: what is known of a generator's run that made them, whatever images then look like on disk.
     """
     pixels = samples.card["pixels"]
-    if run and pixels["quantize"] == "as stored":
-        pixels = pixels | {"quantize": "round"}
+    if run and samples.stored:
+        made = (run.get("request") or {}).get("pixels") or {"resize": "none", "quantize": "round"}
+        before = [made["resize"]] if made["resize"] != "none" else []
+        later = [pixels["resize"]] if pixels["resize"] != "none" else []
+        quantize = made["quantize"] if pixels["quantize"] == "as stored" else pixels["quantize"]
+        pixels = pixels | {"resize": ", then ".join(before + later) or "none", "quantize": quantize}
     return {"count": samples.count, **label_policy(samples.labels), "pixels": pixels}
 
 
@@ -62,9 +67,15 @@ def origin(images: Path) -> dict | None:
     if images.name != "images.npz" or not path.is_file():
         return None
     said = read_json(path)
-    kept = ("checkpoint", "tokenizer", "draft", "law", "device", "versions", "git")
-    made = {"request": said.get("options"), "weights": "EMA", "decoded": "float32, TF32 off"}
-    return made | {k: said[k] for k in kept if k in said}
+    kept = ("checkpoint", "original", "published", "tokenizer", "draft", "law", "device", "versions", "git", "warning")
+    request = said.get("options") or {}
+    made = {"request": request, "weights": weights_of(said), "decoded": decoded_in(request.get("precision", "fp32"))}
+    return made | {k: said[k] for k in kept if said.get(k) is not None}
+
+
+def weights_of(about: dict) -> str:
+    """Which weights a config.json or sample.json speaks of: train.py saves the average."""
+    return f"as published, {about['original']['name']}" if about.get("original") else "EMA"
 
 
 def environment(device: torch.device, processes: int, networks: dict[str, Any]) -> dict:

@@ -16,10 +16,10 @@ import torch
 from pointillist.configs.files import file_hash
 from pointillist.configs.options import build, choices, did_you_mean, find
 from pointillist.data.crops import Views, center_crop
+from pointillist.data.pixels import Pixels
 from pointillist.evaluation.features import MOMENTS, Features
 from pointillist.evaluation.frechet import Gaussian
 from pointillist.evaluation.measure import Measured, Pass
-from pointillist.evaluation.pixels import Pixels
 from pointillist.evaluation.samples import Samples, open_samples
 from pointillist.evaluation.tally import Wanted
 from pointillist.training.processes import Processes

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from pointillist.configs.options import pick_device
-from pointillist.evaluation.pixels import Pixels, card, finish
+from pointillist.data.pixels import card
+from pointillist.evaluation.card import weights_of
 from pointillist.evaluation.samples import Samples
 from pointillist.sampling.trace import Trace
 from pointillist.training import checkpoint
-from pointillist.training.jobs import Job, codes_of, decode
+from pointillist.training.jobs import Job, codes_of, images_of
+from pointillist.training.precision import decoded_in
 
 
 def kind_of_run(path: str | Path) -> str:
@@ -26,22 +28,20 @@ def kind_of_run(path: str | Path) -> str:
     return str(checkpoint.read_config(checkpoint.locate(path)).get("kind", ""))
 
 
-def sampled(job: Job, pixels: Pixels) -> Samples:
+def sampled(job: Job) -> Samples:
     """The images of a sampling request; image i is what sample.py would have written as number i."""
     o, device = job.options, pick_device(job.options.device)
     trace = Trace()
 
     def read(index: np.ndarray) -> Tensor:
         codes = codes_of(job, torch.from_numpy(index).to(device), trace)
-        return finish(decode(job, codes), pixels).cpu()
+        return images_of(job, codes).cpu()
 
-    size = pixels.size or job.config["image_size"]
     asked = json.dumps(job.request, sort_keys=True)
-    about = {"format": "sampler", "pixels": card(pixels, size)}
+    about = {"format": "sampler", "pixels": card(o.pixels, job.size)}
     identity = hashlib.sha256(asked.encode()).hexdigest()
-    return Samples(
-        o.run, job.folder.parent, o.num_images, size, job.labels.numpy(), 0, identity, about, read, stored=False
-    )
+    source, labels = o.zoo or o.run, job.labels.numpy()
+    return Samples(source, job.folder.parent, o.num_images, job.size, labels, 0, identity, about, read, stored=False)
 
 
 def about_run(job: Job) -> dict:
@@ -49,8 +49,9 @@ def about_run(job: Job) -> dict:
     config = job.config
     return {
         "checkpoint": {"path": str(job.folder), "sha256": config["sha256"], "step": config["step"]},
-        "weights": "EMA",  # the average is what train.py saves
+        "weights": weights_of(config),
         "tokenizer": config["tokenizer"],
-        "decoded": "float32, TF32 off",
+        "decoded": decoded_in(job.options.precision),
         "request": job.request,
+        "published": job.published or None,
     }

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from pointillist.data.loader import num_threads
+from pointillist.data.pixels import RANGES, Pixels, card, finish, fit, shown
 from pointillist.evaluation.arrays import Array, open_npy, open_npz
 from pointillist.evaluation.image_files import ImageFiles, identity, list_folder, list_tar, list_zip, stamp_of
-from pointillist.evaluation.pixels import RANGES, Pixels, card, finish, fit, shown
 
 BATCH = 64
 SURVEYED = 4096  # files at a time: a pool keeps a kilobyte for each that waits

@@ -88,6 +88,7 @@ class Eagle(nn.Module):
         self.options, self.unit, self.spec, self.plan = options, target.unit, target.spec, target.plan
         self.num_classes, self.shared = target.num_classes, Shared(target.eval().requires_grad_(False))
         shape = replace(target.transformer.shape, depth=options.depth, dropout=options.dropout)
+        shape = replace(shape, adaln="none", adaln_head=False)  # the class is in the features
         self.join = nn.Linear(2 * shape.dim, shape.dim)
         self.transformer = Transformer(shape)
 

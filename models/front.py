@@ -33,11 +33,14 @@ class Front:
         state.put(*(x.repeat(len(slots) // len(x), *[1] * (x.ndim - 1)) for x in self.stand_in))  # for both streams
         state.slots = slots
         places = torch.take_along_dim(state.index.place_of, slots.flatten(1), dim=1)  # [B, m]
+        if not self.fed[0]:  # a condition's prefix predicts nothing
+            prefix = torch.arange(model.plan.prefix, device=places.device).expand(len(places), -1)
+            places = torch.cat([prefix, places], dim=1)
         index, layout = state.index.window(places), model.layout
         self.fed[places[0]] = True
         until = int(self.fed.nonzero()[-1]) + 1
-        mask = layout.mask[places, :until] & self.fed[:until]
+        mask = model.visible(state.cond, places, until) & self.fed[:until]
         x = model.embed(state.codes, state.cond, index)
-        x = model.transformer.decode(x, layout.rope(index.at), mask, state.caches, places)
-        state.fed, state.hidden = places.shape[1], x[:, :, None]
+        x = model.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, state.modulations)
+        state.fed, state.hidden = places.shape[1], x[:, -slots.shape[1] :, None]
         return model.head.dist(state.hidden)

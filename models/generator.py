@@ -6,99 +6,27 @@ rows of the same mask. `query(m=1)` is ancestral decoding, `query(m > 1)` with a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
+from pointillist.models.condition import Captions, Classes, no_captions
 from pointillist.models.dist import Dist, Noise
 from pointillist.models.front import Front
 from pointillist.models.heads import CodeEmbedding, head_of
 from pointillist.models.layout import Index, Layout
-from pointillist.models.plan import COND, LEARNED, Plan
-from pointillist.models.transformer import SIZES, Cache, Shape, Transformer
-from pointillist.models.tree import Branches, Tree, settle
+from pointillist.models.options import Options
+from pointillist.models.plan import LEARNED, Plan, with_prefix
+from pointillist.models.state import State
+from pointillist.models.transformer import Cache, Modulations, Transformer
+from pointillist.models.tree import Tree, settle
 
 Pattern = Tree | Front  # how the groups of a pass depend on one another, if they are no window
 
 SAMPLING = {"attention", "flow_steps"}  # options that may change after training
-
-
-@dataclass
-class Options:
-    """The generator's network. A size names dim, depth and num_heads; each may be overridden."""
-
-    size: str = "micro"  # nano | micro | mini | small | B | L | XL | XXL | 1B | 3B
-    dim: int | None = None
-    depth: int | None = None
-    num_heads: int | None = None
-    num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention
-    qk_norm: bool = False  # RMSNorm of queries and keys
-    dropout: float = 0.1  # of what attention and feed-forward add to the residual stream
-    token_dropout: float = 0.1  # of the embedded sequence
-    label_dropout: float = 0.1  # the class becomes the null class, which guidance needs
-    books: Literal["parallel", "chain"] = "parallel"  # several books a code: at once, or each given those before
-    flow_steps: int = 25  # of the solver that draws continuous codes
-    attention: Literal["sdpa", "matmul", "flex", "xformers"] = "sdpa"  # of whole sequences; see models/attention.py
-
-    def __post_init__(self) -> None:
-        self.shape()
-        for name in ("dropout", "token_dropout", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.flow_steps < 1:
-            raise ValueError(f"model.flow_steps must be at least 1, got {self.flow_steps}")
-
-    def shape(self) -> Shape:
-        """Raises ValueError for an unknown size or widths that do not divide."""
-        if self.size not in SIZES:
-            raise ValueError(f"unknown model.size '{self.size}'; choose one of {', '.join(SIZES)}")
-        given = {k: v for k in ("dim", "depth", "num_heads") if (v := getattr(self, k)) is not None}
-        numbers = SIZES[self.size] | given
-        return Shape(
-            **numbers,
-            num_kv_heads=self.num_kv_heads or numbers["num_heads"],
-            qk_norm=self.qk_norm,
-            dropout=self.dropout,
-        )
-
-
-@dataclass
-class State:
-    """Decoding state of B images. `length` is the truth; codes and caches beyond it are scratch.
-
-    images   [B] global indices
-    order    [B, N] per-image order of the slots, or None where the plan's own is everyone's
-    known    how many codes of the order are given beforehand
-    length   [B] committed groups
-    longest  an upper bound of length, known without asking the device
-    codes    [B, N + 1], [B, N + 1, K] or [B, N + 1, C] by slot; the last row takes what has no slot (-1)
-    slots    [B, m, g] of the latest query, which commit() writes to
-    hidden   [B, m, g, D] states of the transformer that its laws came from
-    fed      places an image that the network read for it
-    branches of the latest query, if it was over a tree
-    """
-
-    cond: Tensor
-    images: Tensor
-    length: Tensor
-    codes: Tensor
-    caches: list[Cache]
-    index: Index
-    order: Tensor | None = None
-    known: int = 0
-    longest: int = 0
-    slots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
-    fed: int = 0
-    branches: Branches | None = None
-
-    def put(self, slots: Tensor, codes: Tensor) -> None:
-        """Write codes [B, m, g, ...] to slots [B, m, g]."""
-        rows = torch.arange(len(slots), device=slots.device)[:, None]
-        self.codes[rows, slots.flatten(1)] = codes.flatten(1, 2).to(self.codes.dtype)
 
 
 class Generator(nn.Module):
@@ -111,16 +39,25 @@ class Generator(nn.Module):
     any_order = False  # start() takes per-image orders
     any_subset = False  # query() gives the law of any unknown slots given any known ones
     joint = False  # codes of a group depend on one another
-    modulated = False  # the transformer is: AdaLN
+    modulated = False  # by AdaLN of the unit's own
     reads_lift = False  # the constructor takes the tokenizer's lift
 
     def __init__(self, options: Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Any = None) -> None:
         super().__init__()
         assert plan.num_codes == spec.length, f"plan predicts {plan.num_codes} codes, the tokenizer has {spec.length}"
-        self.options, self.unit, self.spec, self.plan, self.num_classes = options, unit, spec, plan, num_classes
-        shape = replace(options.shape(), modulated=self.modulated)
+        self.options, self.unit, self.spec, self.num_classes = options, unit, spec, num_classes
+        shape = options.shape()
+        if self.modulated:
+            if shape.adaln != "none" or shape.adaln_head:
+                raise ValueError(
+                    f"unit={unit.name} has its own AdaLN; leave model.adaln=none and model.adaln_head=false"
+                )
+            shape = replace(shape, adaln="given")
         self.code_embedding = self.new_code_embedding(shape.dim)
-        self.class_embedding = nn.Embedding(num_classes + 1, shape.dim)  # the last row is the null class
+        length, channels = options.caption_length, options.caption_channels
+        self.class_embedding = None if length else Classes(num_classes, shape.dim)
+        self.captions = Captions(length, channels, shape.dim) if length else None
+        self.plan = plan = self.captioned(plan)
         self.learned = nn.Embedding(plan.num_learned, shape.dim) if plan.num_learned else None
         self.embedding_drop = nn.Dropout(options.token_dropout)
         self.transformer = Transformer(shape)
@@ -130,15 +67,37 @@ class Generator(nn.Module):
         for name, weight in self.head.named_parameters():
             if name in ("weight", "write.weight", "write.bias") or "modulate" in name:
                 nn.init.zeros_(weight)  # LlamaGen: the untrained model is uniform, its loss is log V
+        for name, weight in self.transformer.named_parameters():
+            if "modulate" in name:
+                nn.init.zeros_(weight)  # AdaLN-zero: untrained blocks add nothing
 
     def new_code_embedding(self, dim: int) -> nn.Module | None:
         return CodeEmbedding(self.spec.vocab, dim) if self.spec.vocab else nn.Linear(self.spec.channels, dim)
 
     def new_head(self, dim: int) -> nn.Module:
-        return head_of(self.spec, dim, self.options.books == "chain", self.options.flow_steps)
+        options = self.options
+        return head_of(self.spec, dim, options.books == "chain", options.flow_steps, options.head_bias)
 
     def new_layout(self, plan: Plan) -> Layout:
-        return Layout(plan, self.options.attention, self.options.shape().head_dim)
+        shape = self.options.shape()
+        return Layout(plan, self.options.attention, shape.head_dim if shape.rope else None)
+
+    def captioned(self, plan: Plan) -> Plan:
+        """A plan with the places of a caption in front, where there is one. Raises ValueError for units whose places
+        read what this class does not know of."""
+        if self.captions is not None and type(self).embed is not Generator.embed:
+            raise no_captions(self.unit.name, Generator.embed)
+        return plan if self.captions is None else with_prefix(plan, self.captions.length)
+
+    @property
+    def condition(self) -> Classes | Captions:
+        return self.class_embedding if self.captions is None else self.captions
+
+    def caption(self, features: Tensor, mask: Tensor | None = None) -> None:
+        """Let cond mean these captions, 0..n-1: features [n, t, C] with tokens where mask [n, t] is true."""
+        if self.captions is None:
+            raise ValueError("this generator draws classes, not captions; leave captions= and prompt=")
+        self.captions.hold(features, mask)
 
     def new_caches(self, batch: int) -> list[Cache]:
         return self.transformer.new_caches(batch, self.plan.length)
@@ -150,8 +109,8 @@ class Generator(nn.Module):
     # ------------------------------------------------------------------------------------------------------- training
 
     def forward(self, codes: Tensor, cond: Tensor, order: Tensor | None = None) -> Tensor:
-        """Teacher-forced logits by slot, [B, N, V] or [B, N, K, V], of codes [B, N] or [B, N, K] given classes
-        cond [B] (num_classes = null). Continuous codes [B, N, C]: the hidden states [B, N, D] that their laws hang on.
+        """Teacher-forced logits by slot, [B, N, V] or [B, N, K, V], of codes [B, N] or [B, N, K] given
+        conditions cond [B]. Continuous codes [B, N, C]: the hidden states [B, N, D] that their laws hang on.
 
         order [B, N] gives each image its own order: what the plan says of slot j then holds for slot order[j].
         """
@@ -164,19 +123,26 @@ class Generator(nn.Module):
         return {"loss": self.head.loss(self.hidden(codes, self.drop(cond), order), codes).mean()}
 
     def drop(self, cond: Tensor) -> Tensor:
-        """cond [B] with the null class for a share of the images, in training."""
+        """cond [B] with the null class or caption for a share of the images, in training."""
         if not (self.training and self.options.label_dropout):
             return cond
         dropped = torch.rand(cond.shape, device=cond.device) < self.options.label_dropout
-        return cond.masked_fill(dropped, self.num_classes)
+        return torch.where(dropped, self.null(cond), cond)
 
     def hidden(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, layout: Layout | None = None) -> Tensor:
         """[B, N, D] by slot: what the head makes each code's law of."""
         layout = layout or self.layout
         index = layout.index(order)
         x = self.embedding_drop(self.embed(codes, cond, index))  # [B, L, D]
-        x = self.transformer(x, layout.rope(index.at), layout.attend(x.device))
+        attend = self.condition.attend(layout, cond)
+        x = self.transformer(x, layout.rope(index.at), attend, self.modulations(cond))
         return torch.take_along_dim(x, index.place_of[..., None], dim=1)
+
+    def modulations(self, cond: Tensor) -> Modulations | None:
+        """What AdaLN makes of classes cond [B], the same at all places and in all passes; None where there is none."""
+        if self.options.adaln == "none" and not self.options.adaln_head:
+            return None
+        return self.transformer.modulations(self.class_embedding(cond)[:, None])
 
     def embed(self, codes: Tensor, cond: Tensor, index: Index) -> Tensor:
         """What places read: codes [B, N, ...], cond [B], W places of the index -> [B, W, D]."""
@@ -189,8 +155,9 @@ class Generator(nn.Module):
             x = (x * real).sum(2, keepdim=True) / real.sum(2, keepdim=True).clamp_min(1)
         x, first = x[:, :, 0], index.reads[..., :1]
         if self.learned is not None:
-            x = torch.where(first <= LEARNED, self.learned((LEARNED - first[..., 0]).clamp_min(0)), x)
-        return torch.where(first == COND, self.class_embedding(cond)[:, None], x)
+            asked = (LEARNED - first[..., 0]).clamp(0, len(self.learned.weight) - 1)
+            x = torch.where(first <= LEARNED, self.learned(asked), x)
+        return self.condition.insert(x, first, cond)
 
     def read(self, codes: Tensor) -> Tensor:
         """Codes [B, W] or [B, W, K] of int64, or [B, W, C] of any float type -> [B, W, D]."""
@@ -205,7 +172,7 @@ class Generator(nn.Module):
 
     def null(self, cond: Tensor) -> Tensor:
         """The condition of the unguided law."""
-        return torch.full_like(cond, self.num_classes)
+        return self.condition.null(cond)
 
     def order(self, images: Tensor, noise: Noise) -> Tensor | None:
         """Per-image orders [B, N] of images [B]; None: the plan's own order is everyone's."""
@@ -217,9 +184,7 @@ class Generator(nn.Module):
         order [B, N] replaces the unit's own order, of which the first `known` codes will be given, not decoded;
         ValueError where the unit's is fixed.
         """
-        if bool(((cond < 0) | (cond > self.num_classes)).any()):
-            last = self.num_classes - 1
-            raise ValueError(f"classes must lie in 0..{last} ({self.num_classes} = null), got {cond.unique().tolist()}")
+        self.condition.check(cond)
         if order is not None and not self.any_order:
             raise ValueError(f"unit={self.unit.name} decodes in a fixed order; no other can be asked for")
         order = self.order(images, noise) if order is None else order
@@ -232,6 +197,7 @@ class Generator(nn.Module):
             index=self.layout.index(order),
             order=order,
             known=known,
+            modulations=self.modulations(cond),
         )
 
     def blank(self, cond: Tensor) -> Tensor:
@@ -256,6 +222,10 @@ class Generator(nn.Module):
         """[B, m] in [0, 1]: which of the unit's steps each of the next m groups is, the last one 1."""
         return steps_done(state.length, m, len(self.layout.decoded_before) - 1)
 
+    def visible(self, cond: Tensor, places: Tensor, until: int) -> Tensor:
+        """[B, W, until] bool: which of the first places the places [B, W] see."""
+        return self.condition.visible(self.layout.mask[places, :until], cond, places)
+
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         """One pass: the laws of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
 
@@ -275,8 +245,8 @@ class Generator(nn.Module):
         places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
         until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
         index = state.index.window(places)
-        x = self.embed(state.codes, state.cond, index)
-        x = self.transformer.decode(x, layout.rope(index.at), layout.mask[places, :until], state.caches, places)
+        x, mask = self.embed(state.codes, state.cond, index), self.visible(state.cond, places, until)
+        x = self.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, state.modulations)
         wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
         wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
         state.fed, state.hidden = width, torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g))
@@ -313,6 +283,7 @@ class Generator(nn.Module):
             caches=[Cache(cache.k[rows], cache.v[rows]) for cache in state.caches],
             index=index,
             order=None if state.order is None else state.order[rows],
+            modulations=state.modulations and [part if part is None else part[rows] for part in state.modulations],
         )
 
     def features(self, state: State) -> Tensor:

@@ -37,8 +37,8 @@ class CodeEmbedding(nn.Embedding):
 class Softmax(nn.Linear):
     """Logits [..., V] of one book, [..., K, V] of several; smaller books are padded with -inf."""
 
-    def __init__(self, vocab: tuple[int, ...], dim: int) -> None:
-        super().__init__(dim, sum(vocab), bias=False)
+    def __init__(self, vocab: tuple[int, ...], dim: int, bias: bool = False) -> None:
+        super().__init__(dim, sum(vocab), bias=bias)
         self.vocab = vocab
 
     def forward(self, hidden: Tensor, codes: Tensor | None = None) -> Tensor:
@@ -62,8 +62,8 @@ class Softmax(nn.Linear):
 class Chained(Softmax):
     """Book k's logits from the hidden state and the books before it: W_k (h + f(h + e(c_1) + .. + e(c_k-1)))."""
 
-    def __init__(self, vocab: tuple[int, ...], dim: int) -> None:
-        super().__init__(vocab, dim)
+    def __init__(self, vocab: tuple[int, ...], dim: int, bias: bool = False) -> None:
+        super().__init__(vocab, dim, bias)
         self.embedding = CodeEmbedding(vocab[:-1], dim)
         self.position = nn.Embedding(len(vocab), dim)
         self.mix = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
@@ -81,7 +81,8 @@ class Chained(Softmax):
             before = self.embedding.first[:k] + codes
             context = context + F.embedding(before, self.embedding.weight).sum(-2)
         start, end = list(pairwise([0, *accumulate(self.vocab)]))[k]
-        return at_least_fp32(F.linear(hidden + self.mix(context), self.weight[start:end]))
+        bias = None if self.bias is None else self.bias[start:end]
+        return at_least_fp32(F.linear(hidden + self.mix(context), self.weight[start:end], bias))
 
     def dist(self, hidden: Tensor) -> Dist:
         return Chain(hidden, self.next_book, len(self.vocab))
@@ -155,10 +156,12 @@ class ModulatedMLP(nn.Module):
         return x + gate * self.layers(self.norm(x) * (1 + scale) + shift)
 
 
-def head_of(spec: CodeSpec, dim: int, chained: bool, flow_steps: int) -> nn.Module:
-    """The head that fits the codes. Raises ValueError for a chain of fewer than two books."""
+def head_of(spec: CodeSpec, dim: int, chained: bool, flow_steps: int, bias: bool = False) -> nn.Module:
+    """The head that fits the codes. Raises ValueError for a chain of fewer than two books, or a bias of no logits."""
     if chained and len(spec.vocab) < 2:
         raise ValueError(f"model.books=chain needs several books a code, this tokenizer has vocab {spec.vocab}")
+    if bias and not spec.vocab:
+        raise ValueError("model.head_bias is of logits, which continuous codes have none of; leave it false")
     if not spec.vocab:
         return FlowHead(spec.channels, dim, flow_steps)
-    return (Chained if chained else Softmax)(spec.vocab, dim)
+    return (Chained if chained else Softmax)(spec.vocab, dim, bias)

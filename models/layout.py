@@ -37,7 +37,7 @@ class Index:
 class Layout(nn.Module):
     """Buffers of one plan; a generator that trains on several plans holds several layouts."""
 
-    def __init__(self, plan: Plan, attention: str, head_dim: int) -> None:
+    def __init__(self, plan: Plan, attention: str, head_dim: int | None) -> None:
         super().__init__()
         self.plan, self.attention, self.head_dim = plan, attention, head_dim
         for name in ("reads", "predicts", "at", "step", "place_of", "mask", "starts", "decoded_before"):
@@ -57,8 +57,11 @@ class Layout(nn.Module):
             place_of=torch.empty_like(order).scatter_(1, order, self.place_of.expand(len(order), -1)),
         )
 
-    def rope(self, at: Tensor) -> Tensor:
-        """Rotary rows [B | 1, W, d / 2, 2] of places that stand at `at`; fp32 even where the weights are bf16."""
+    def rope(self, at: Tensor) -> Tensor | None:
+        """Rotary rows [B | 1, W, d / 2, 2] of places that stand at `at`; fp32 even where the weights are bf16. None
+        without rotations, head_dim=None."""
+        if self.head_dim is None:
+            return None
         if at.device not in self._rope:
             nowhere = self.plan.grid.new_full((1, 2), -1)  # the last row, which at = -1 finds
             table = rope_table(torch.cat([self.plan.grid, nowhere]), self.head_dim)

@@ -13,7 +13,7 @@ decoding uses rows of the very mask used in training, entries written by a rejec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from math import prod
@@ -27,18 +27,19 @@ from pointillist import CodeSpec
 COND = -1  # the place reads the last condition token
 NONE = -2  # padding of `reads` and `predicts`
 LEARNED = -3  # the place reads learned token i: LEARNED - i
+PREFIX = -(1 << 20)  # the place reads condition token i, none but the last: PREFIX - i
 
 
 @dataclass(frozen=True)
 class Plan:
     """Index tensors over L places, all int64 (grid may be fractional).
 
-    reads     [L, R] slots whose embeddings are averaged; or COND, LEARNED - i, padded with NONE
+    reads     [L, R] slots whose embeddings are averaged; or COND, LEARNED - i, PREFIX - i, padded with NONE
     predicts  [L, P] slots predicted from this place, all with the same logits; padded with NONE
     at        [L]    the row of `grid` where the place stands; -1 has the zero rotation of LlamaGen's condition token
     grid      [G, 2] (row, column) positions; with one row a slot, per-image orders can permute a plan
     step      [L]    the pass in which the place is fed and its codes are predicted; never falls along the sequence
-    causal    inside a step, a place sees only the places up to itself
+    causal    inside a step, a place sees only the places up to itself, as those of a prefix always do
     """
 
     reads: Tensor
@@ -70,7 +71,12 @@ class Plan:
 
     @cached_property
     def num_learned(self) -> int:
-        return int((LEARNED - self.reads.min()).clamp_min(-1)) + 1
+        return int((LEARNED - self.reads[self.reads > PREFIX].min()).clamp_min(-1)) + 1
+
+    @cached_property
+    def prefix(self) -> int:
+        """Places in front that read the condition's tokens before its last."""
+        return int((self.reads[:, 0] <= PREFIX).sum())
 
     @cached_property
     def starts(self) -> Tensor:
@@ -99,7 +105,9 @@ class Plan:
     def mask(self) -> Tensor:
         """[L, L] bool: may place q (row) attend to place k (column)?"""
         q, k = self.step[:, None], self.step[None, :]
-        return (k < q) | ((k == q) & (self.lower if self.causal else torch.ones_like(self.lower)))
+        inside = self.lower if self.causal else torch.ones_like(self.lower)
+        inside[: self.prefix] = self.lower[: self.prefix]
+        return (k < q) | ((k == q) & inside)
 
     @property
     def lower(self) -> Tensor:
@@ -148,6 +156,20 @@ def divides(size: int, height: int, width: int, option: str = "unit.size") -> in
     if size not in fitting:
         raise ValueError(f"{option}: {size} does not divide {height} x {width} codes; sides that do are {fitting}")
     return size
+
+
+def with_prefix(plan: Plan, length: int) -> Plan:
+    """The plan for a condition of `length` tokens: places for all but the last of them come first, in its step 0."""
+    more = length - 1
+    reads, predicts = (torch.full((more, part.shape[1]), NONE) for part in (plan.reads, plan.predicts))
+    reads[:, 0] = PREFIX - torch.arange(more)
+    return replace(
+        plan,
+        reads=torch.cat([reads, plan.reads]),
+        predicts=torch.cat([predicts, plan.predicts]),
+        at=torch.cat([torch.full((more,), -1), plan.at]),
+        step=torch.cat([torch.zeros(more, dtype=torch.long), plan.step]),
+    )
 
 
 def grouped(groups: Tensor, grid: Tensor) -> Plan:

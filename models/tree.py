@@ -84,9 +84,10 @@ def _query(model: Any, state: Any, slots: Tensor, draft: Tensor, tree: Tree) -> 
     x = model.transformer.decode(
         x.unflatten(0, (batch, nodes)).flatten(1, 2),
         model.layout.rope(index.at),
-        _mask(model.layout, state.length, places, real, tree),
+        _mask(model, state, places, real, tree),
         state.caches,
         torch.arange(rows.start, rows.stop, device=slots.device).expand(batch, -1),
+        state.modulations,
     )
     wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1).view_as(slots)
     wanted = (wanted - places[..., :1]).clamp(0, width - 1)  # [B, T, g] within the node
@@ -134,11 +135,12 @@ def _by_node(index: Index, nodes: int) -> Index:
     return Index(reads, predicts, at, index.place_of)
 
 
-def _mask(layout: Any, length: Tensor, places: Tensor, real: Tensor, tree: Tree) -> Tensor:
+def _mask(model: Any, state: Any, places: Tensor, real: Tensor, tree: Tree) -> Tensor:
     """[B, T * W, L + T * W] bool: the committed places, then the window's own rows."""
     width, flat = places.shape[2], places.flatten(1)
-    columns = torch.arange(layout.mask.shape[1], device=places.device)
-    before = layout.mask[flat] & (columns < layout.starts[length][:, None, None])
+    visible = model.visible(state.cond, flat, model.plan.length)  # [B, T * W, L]
+    columns = torch.arange(model.plan.length, device=places.device)
+    before = visible & (columns < model.layout.starts[state.length][:, None, None])
     sees = tree.sees.to(places.device).repeat_interleave(width, 0).repeat_interleave(width, 1)
-    window = layout.mask[flat[:, :, None], flat[:, None, :]] & sees & real.flatten(1)[:, None]
+    window = torch.take_along_dim(visible, flat[:, None], dim=2) & sees & real.flatten(1)[:, None]
     return torch.cat([before, window], dim=-1)

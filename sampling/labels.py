@@ -8,13 +8,18 @@ from torch import Tensor
 from pointillist.sampling.noise import Noise
 
 
-def labels_of(classes: str, count: int, names: list[str], frequencies: list[int], noise: Noise) -> Tensor:
+def labels_of(classes: str, count: int, names: list[str], frequencies: list[int] | None, noise: Noise) -> Tensor:
     """Labels [count] int64 of image 0, 1, ...; the first ones do not depend on count.
 
     classes: balanced | random (uniform draws) | proportional (draws as frequent as in the training data) | names and
     numbers with commas. Balanced and listed classes come in shuffled blocks, never sorted: consecutive splits of a
     class-sorted file ruin an Inception score. Raises ValueError that names the classes there are.
     """
+    if classes == "proportional" and not sum(frequencies or []):
+        raise ValueError(
+            "classes=proportional: how often each class occurred in training is not known of this generator; "
+            "choose balanced, random or names"
+        )
     if classes in ("random", "proportional"):
         weights = torch.tensor(frequencies if classes == "proportional" else [1] * len(names), dtype=torch.float64)
         image = torch.arange(count)

@@ -19,6 +19,8 @@ def open_scorer(config: dict, cache: str | Path, network_steps: int) -> Callable
     Trains the feature network where `cache` does not hold it. Raises ValueError or OSError where the data cannot be
     read here, are not those of the training any more, or cannot be a reference.
     """
+    if "data" not in config:
+        raise ValueError("its training data are unknown here; evaluate.py OUT/points/* reference=REF.npz scores it")
     data = {key: value for key, value in config["data"].items() if key != "fingerprint"}
     options = build(find("data", data["name"]).Options, data)
     reference = open_reference(options, config["image_size"])

@@ -49,6 +49,10 @@ def sweep(axes: tuple[str, ...], points: Points, prepare: Prepare, rehearse: Reh
 def check(axes: tuple[str, ...], points: Points, prepare: Prepare, rehearse: Rehearse) -> tuple[Path, dict, Any]:
     """(OUT, the request that all points share, the last point's job); ValueError where a point cannot be had."""
     roots = {axis.partition(".")[0] for axis in axes}
+    if "zoo" in roots:
+        roots |= {"checkpoint", "step"}
+        if not points[0][1].out:
+            raise ValueError("a sweep over several checkpoints belongs to none of them; name a folder with out=FOLDER")
     for name, options in in_order(points):
         job = prepare(options)  # not kept: points may need other models
         out = Path(options.out or job.folder.parent / "sweep")
@@ -66,7 +70,7 @@ def in_order(points: Points) -> Points:
 
     def rank(point: tuple[str, Any]) -> tuple[str, bool]:
         options = to_dict(point[1])
-        models = json.dumps([options[key] for key in ("precision", "unit", "model")], sort_keys=True)
+        models = json.dumps([options.get(key) for key in ("zoo", "precision", "unit", "model")], sort_keys=True)
         return models, options["sampler"]["name"] != ANCESTRAL
 
     return sorted(points, key=rank)

@@ -26,3 +26,16 @@ def tokenizer(tmp_path_factory) -> Path:
 def generator(tokenizer) -> Path:
     """Beside it, a generator's."""
     return train_generator(tokenizer.parent / "generator", tokenizer)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """The largest difference from recorded numbers, for each published system (tests/test_golden.py)."""
+    found = [value for report in terminalreporter.getreports("passed") for name, value in report.user_properties]
+    worst: dict[str, tuple[float, str]] = {}
+    for system, case, difference in found:
+        if difference is not None:
+            worst[system] = max(worst.get(system, (0.0, "")), (difference, case))
+    if worst:
+        terminalreporter.write_sep("-", "largest absolute difference from the published implementation")
+        for system, (difference, case) in sorted(worst.items()):
+            terminalreporter.write_line(f"{system:<22} {difference:.2e}  {case}")

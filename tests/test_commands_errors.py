@@ -18,7 +18,7 @@ from tests.commands import GENERATOR, TOKENIZER, fails, sampled, succeeds
 
 def test_help_and_choices_list_what_there_is():
     text = succeeds("train.py", *TOKENIZER, "--help")
-    assert "tokenizer.levels" in text and "(conv | latent | patches | pyramid)" in text
+    assert "tokenizer.levels" in text and "(conv | latent | patches | pyramid | vqgan | vqvae)" in text
     assert "ancestral" in succeeds("sample.py", "sampler=?")
 
 

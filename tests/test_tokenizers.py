@@ -80,6 +80,8 @@ TOYS = {
     "latent": {**SMALL, "channels": 3},
     "patches": {"vocab": 16},
     "pyramid": {**SMALL, "sides": [1, 2, 4], "vocab": 64, "channels": 4},
+    "vqgan": {"mult": [1, 1, 1], "z": 16, "vocab": 64, "channels": 4},
+    "vqvae": {"mult": [1, 1, 1], "z": 4, "sides": [1, 2, 4], "vocab": 64, "channels": 4},
 }
 
 

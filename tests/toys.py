@@ -17,6 +17,11 @@ GRID = CodeSpec(grids=((4, 4),), vocab=(11,), channels=4)
 PYRAMID = CodeSpec(grids=((1, 1), (2, 2), (3, 3)), vocab=(11,), channels=4)
 LATENT = CodeSpec(grids=((4, 4),), vocab=(), channels=4)
 BOOKS = CodeSpec(grids=((4, 4),), vocab=(11, 7), channels=4)
+OF_VAR = {
+    "norm": "layer", "ffn": "gelu", "qk_norm": "l2", "attention_bias": "qv", "rope": False, "adaln": "block",
+    "adaln_head": True, "head_bias": True,
+}  # fmt: skip
+COSINE = {"norm": "layer", "qk_norm": "l2", "attention_bias": "qkv", "adaln": "shared", "num_kv_heads": 1}
 SMALLEST = {GRID: CodeSpec(((2, 2),), (3,), 1), PYRAMID: CodeSpec(((1, 1), (1, 3)), (3,), 2)}  # 81 images each
 
 
@@ -52,6 +57,9 @@ def toys(make=toy_generator) -> dict[str, Generator]:
     return found | {
         "token, hilbert": toy("token", make=make, order="hilbert"),
         "token, grouped queries, qk-norm": toy("token", make=make, model={"num_kv_heads": 1, "qk_norm": True}),
+        "token, shared AdaLN, cosine attention": toy("token", make=make, model=COSINE),
+        "scale, VAR's blocks": toy("scale", make=make, model=OF_VAR),
+        "masked, VAR's blocks": toy("masked", make=make, model=OF_VAR | {"adaln_head": False}),
         "token, two books": toy("token", BOOKS, make),
         "cell, two books chained": toy("cell", BOOKS, make, model={"books": "chain"}),
         "masked, two books": toy("masked", BOOKS, make),

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BLOCK = 2**26  # distances between vectors and codes that are in memory together
+
 
 class FSQ(nn.Module):
     """Finite scalar quantisation (Mentzer et al., arXiv 2309.15505): each channel rounds to one of its levels.
@@ -62,12 +64,7 @@ class VQ(nn.Module):
 
     def fit(self, z: Tensor) -> None:
         """Start from encoder outputs z [n, C], n >= vocab."""
-        if len(z) < self.vocab:
-            raise ValueError(
-                f"tokenizer.vocab={self.vocab} needs as many vectors to start from, the data give {len(z)}"
-            )
-        chosen = torch.randperm(len(z), device=z.device)[: self.vocab]
-        self.codebook.copy_(F.normalize(z[chosen].float(), dim=-1))
+        self.codebook.copy_(F.normalize(starts(z, self.vocab).float(), dim=-1))
         self.count.fill_(1.0)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,6 +91,48 @@ class VQ(nn.Module):
         fresh = unit[torch.randint(len(unit), (self.vocab,), device=unit.device)]
         self.codebook.copy_(torch.where(dead[:, None], fresh, self.codebook))
         self.count.masked_fill_(dead, 1.0)
+
+
+class Cosine(nn.Module):
+    """Vector quantisation by cosine similarity with a codebook learned by gradient (LlamaGen, arXiv 2406.06525).
+
+    The rows [V, C] may have any length: they and z are scaled to unit length on every use, and so is what the decoder
+    sees. No moving averages, no restart of dead codes.
+    """
+
+    def __init__(self, vocab: int, channels: int, commitment: float = 0.25) -> None:
+        super().__init__()
+        if vocab < 2 or channels < 1:
+            raise ValueError(f"tokenizer.vocab must be at least 2 and channels at least 1, got {vocab} and {channels}")
+        self.vocab, self.channels, self.commitment = vocab, channels, commitment
+        self.rows = nn.Parameter(F.normalize(torch.randn(vocab, channels), dim=-1))
+
+    @property
+    def codebook(self) -> Tensor:
+        """Unit vectors [V, C]."""
+        return F.normalize(self.rows.float(), dim=-1)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor) -> None:
+        """Start from encoder outputs z [n, C], n >= vocab."""
+        self.rows.copy_(F.normalize(starts(z, self.vocab).float(), dim=-1))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [..., C] -> unit vectors [..., C], codes [...] int64, codebook and commitment loss."""
+        codes = self.lookup(z)
+        unit, vectors = F.normalize(z.float(), dim=-1), self.embed(codes)
+        return unit + (vectors - unit).detach(), codes, sum(self.losses(unit, vectors))
+
+    def lookup(self, z: Tensor) -> Tensor:
+        """z [..., C] -> codes [...] int64."""
+        return nearest(F.normalize(z.float(), dim=-1), self.codebook)
+
+    def losses(self, unit: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Of unit vectors [..., C] and those of their codes: what draws codes to them, and they to their codes."""
+        return F.mse_loss(vectors, unit.detach()), self.commitment * F.mse_loss(unit, vectors.detach())
+
+    def embed(self, codes: Tensor) -> Tensor:
+        return F.normalize(self.rows[codes].float(), dim=-1)
 
 
 class Product(nn.Module):
@@ -123,6 +162,24 @@ class Product(nn.Module):
 
     def _split(self, z: Tensor) -> tuple[Tensor, ...]:
         return z.split([book.channels for book in self.books], -1)
+
+
+def starts(z: Tensor, vocab: int) -> Tensor:
+    """Different ones of the vectors z [n, C], as many as there are codes. Raises ValueError where there are fewer."""
+    if len(z) < vocab:
+        raise ValueError(f"tokenizer.vocab={vocab} needs as many vectors to start from, the data give {len(z)}")
+    return z[torch.randperm(len(z), device=z.device)[:vocab]]
+
+
+@torch.no_grad()
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """Index [...] of the vector of codebook [V, C] with the least L2 distance to z [..., C]."""
+    codebook = codebook.to(z.dtype)
+    lengths = codebook.square().sum(-1)
+    with torch.autocast(z.device.type, enabled=False):  # bf16 cannot tell near codes apart
+        parts = z.flatten(0, -2).split(max(BLOCK // len(codebook), 1))
+        found = torch.cat([(lengths - 2 * part @ codebook.T).argmin(-1) for part in parts])
+    return found.view(z.shape[:-1])
 
 
 def share_used(codes: Tensor, vocab: tuple[int, ...]) -> Tensor:

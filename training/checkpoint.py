@@ -1,4 +1,5 @@
-"""Checkpoints: run/step_00001000/ holds model.safetensors (EMA), config.json and state.pt (what resuming needs more).
+"""Checkpoints: run/step_00001000/ holds model.safetensors (EMA), config.json and state.pt (what resuming needs more;
+converted published weights have none).
 
 A step's folder is written under a temporary name and renamed, and renamed before it is deleted: it is whole or absent.
 config.json alone says how to rebuild the model; state.pt is read with weights_only=True.
@@ -15,13 +16,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pointillist.configs.files import file_hash, read_json, write_json
 
 FORMAT = 1
 
 
-def save(run: Path, step: int, model: dict[str, Tensor], config: dict, state: dict[str, Any]) -> Path:
+def save(run: Path, step: int, model: dict[str, Tensor], config: dict, state: dict[str, Any] | None) -> Path:
     """Write one checkpoint. An OSError (full disk) leaves the earlier checkpoints and no half-written one."""
     final = run / f"step_{step:08d}"
     partial = final.with_suffix(".tmp")
@@ -29,16 +31,21 @@ def save(run: Path, step: int, model: dict[str, Tensor], config: dict, state: di
     try:
         partial.mkdir(parents=True)
         save_file({k: v.contiguous() for k, v in model.items()}, partial / "model.safetensors")
-        torch.save(state, partial / "state.pt")
+        if state is not None:
+            torch.save(state, partial / "state.pt")
         identity = {"format": FORMAT, "step": step, "sha256": file_hash(partial / "model.safetensors")}
         write_json(partial / "config.json", {**config, **identity})
-        for name in ("model.safetensors", "state.pt"):
-            with open(partial / name, "rb") as f:
-                os.fsync(f.fileno())
+        for path in (partial / "model.safetensors", partial / "state.pt"):
+            if path.exists():
+                with open(path, "rb") as f:
+                    os.fsync(f.fileno())
         os.replace(partial, final)
     except (OSError, RuntimeError, SafetensorError) as e:  # torch and safetensors wrap a full disk in their own types
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"could not write checkpoint {final}: {e}; make room, then run the same command") from None
+    except BaseException:  # Ctrl-C
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return final
 
 
@@ -77,8 +84,24 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill a model from model.safetensors, strictly. Raises ValueError for a truncated or foreign file."""
+class Unfilled(TorchFunctionMode):
+    """Inside, constructors draw no values for parameters: weights are to take their place, and a large model would
+    need the time and the memory twice. Buffers are what they always are."""
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+        target = args[0] if args else kwargs.get("tensor")
+        if isinstance(target, nn.Parameter) and (module == "torch.nn.init" or name in ("zero_", "fill_")):
+            return target
+        return function(*args, **kwargs)
+
+
+def load_weights(model: nn.Module, folder: Path, assign: bool = False) -> None:
+    """Fill a model from model.safetensors, strictly. Raises ValueError for a truncated or foreign file.
+
+    assign: the tensors of the file, which are mapped from it, become the model's, for models that are not trained.
+    """
     path = folder / "model.safetensors"
     try:
         weights = load_file(path)
@@ -87,7 +110,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     if file_hash(path) != read_config(folder)["sha256"]:
         raise ValueError(f"{path} is not the file its config.json was written with; delete {folder} or restore it")
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, assign=assign)
     except RuntimeError as e:
         raise ValueError(f"{path} does not fit its config.json: {' '.join(str(e).split())[:300]}") from None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +16,22 @@ from tqdm import tqdm
 
 from pointillist.configs.files import read_json
 from pointillist.configs.options import find, pick_device, to_dict
-from pointillist.data.images import to_uint8
+from pointillist.data.images import to_float
+from pointillist.data.pixels import DECODED, finish, shown
+from pointillist.models.generator import Generator
 from pointillist.sampling.labels import labels_of
 from pointillist.sampling.laws import Aided, Inpaint, Ordered, target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
-from pointillist.training import checkpoint
+from pointillist.training.captions import Captions, read_captions
 from pointillist.training.given import given_order, kept_codes
-from pointillist.training.load import check_sampler, load_generator, load_tokenizer, tokenizer_of, versions
-from pointillist.training.precision import full_float32
-from pointillist.training.request import FREE, Request
+from pointillist.training.load import check_sampler, versions
+from pointillist.training.models import RANDOM, Models, Source, open_models
+from pointillist.training.precision import full_float32, products
+from pointillist.training.request import FREE, Request, differing
 from pointillist.training.samples import SampleFiles, git_commit
 
-
-@dataclass(frozen=True)
-class Models:
-    """What was trained: generators and tokenizer on the device, config.json of the generators, their folders."""
-
-    generator: Any
-    config: dict
-    folder: Path
-    tokenizer: Any
-    draft: Any = None
-    draft_identity: dict | None = None
-
-
-@lru_cache(maxsize=1)
-def open_models(run: str, tokenizer: str, draft: str, device: str, precision: str, changes: str) -> Models:
-    """Kept for the next point of a sweep; changes: the options unit and model as JSON. Raises ValueError, OSError."""
-    to, dtype = pick_device(device), {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}[precision]
-    folder = checkpoint.locate(run)
-    generator, config = load_generator(folder, to, *json.loads(changes))
-    codec, _ = load_tokenizer(tokenizer_of(config, folder, tokenizer), to)
-    generator.cast(dtype)
-    if not draft:
-        return Models(generator, config, folder, codec)
-    beside = checkpoint.locate(draft)
-    same = checkpoint.read_config(beside).get("kind") == "generator"
-    same = same and checkpoint.read_config(beside)["unit"]["name"] == config["unit"]["name"]
-    drafter, other = load_generator(beside, to, json.loads(changes)[0] if same else None)
-    mine, theirs = config["tokenizer"]["sha256"], other["tokenizer"]["sha256"]
-    if mine != theirs or config["classes"] != other["classes"]:
-        raise ValueError(
-            f"draft={draft} was trained on codes of tokenizer {theirs[:8]}, {len(other['classes'])} classes; {run} on "
-            f"{mine[:8]}, {len(config['classes'])} classes; choose a draft of the same tokenizer and data"
-        )
-    if other["kind"] == "eagle":
-        if other["target"]["sha256"] != config["sha256"]:
-            raise ValueError(
-                f"draft={draft} is a head of {other['target']['path']} ({other['target']['sha256'][:8]}), not of {run} "
-                f"({config['sha256'][:8]}); choose a head that was trained on it"
-            )
-        drafter.shared.network = generator  # held once
-    drafter.cast(dtype)
-    identity = {"path": str(beside), "sha256": other["sha256"], "step": other["step"]}
-    return Models(generator, config, folder, codec, drafter, identity)
+MEANINGLESS = "random weights: these images mean nothing, only what they cost does"
 
 
 @dataclass(frozen=True)
@@ -83,6 +44,7 @@ class Job:
     law: Any
     noise: Any
     labels: Any
+    names: list[str]  # of the labels: classes or captions
     request: dict
     above: list  # rows of the grid: (name, uint8 images [n, 3, S, S])
 
@@ -94,17 +56,27 @@ class Job:
     def config(self) -> dict:
         return self.models.config
 
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that are written or scored."""
+        return self.options.pixels.size or self.config["image_size"]
+
+    @property
+    def published(self) -> str:
+        """The published row that the images repeat; "" where a word of the request makes others of them."""
+        return "" if self.is_random or differing(self.options) else self.options.published
+
+    @property
+    def is_random(self) -> bool:
+        return bool(self.options.zoo) and self.options.weights == RANDOM
+
 
 def prepare(o: Request) -> Job:
     """Check everything that can be checked before the first image; writes nothing. Raises ValueError, OSError."""
-    if not o.run:
-        raise ValueError("which run? give the folder that train.py wrote: python sample.py RUN key=value ...")
-    if o.num_images < 1 or o.batch_size < 1:
-        raise ValueError(f"num_images and batch_size must be at least 1, got {o.num_images}, {o.batch_size}")
-
+    check(o)
     drafted = getattr(getattr(o.sampler, "drafter", None), "name", "") == "model"
-    changes = json.dumps([o.unit, o.model])
-    m = open_models(o.run, o.tokenizer, o.draft if drafted else "", o.device, o.precision, changes)
+    draft, changes = o.draft if drafted else "", json.dumps([o.unit, o.model])
+    m = open_models(Source(o.run, o.zoo, o.weights, o.tokenizer, draft, o.device, o.precision, changes))
     generator, config, given, above, order, kept = m.generator, m.config, {}, [], None, None
     if o.order:
         order, given["order_sha256"] = given_order(o.order, generator, o.num_images, pick_device(o.device))
@@ -121,13 +93,60 @@ def prepare(o: Request) -> Job:
     law = Aided(asked_of(generator), draft, getattr(m.tokenizer, "codebook", None))
     check_sampler(o.sampler, law, scheduled=bool(o.order or o.unit))
 
-    noise = Noise(o.seed)
-    labels = labels_of(o.classes, o.num_images, config["classes"], config["class_counts"], noise)
+    noise, names = Noise(o.seed), config["classes"]
+    if (captions := captions_of(o, generator)) is not None:
+        names, given["captions_sha256"] = captions.texts, _hold(captions, generator, m.draft)
+    labels = labels_of(o.classes, o.num_images, names, config["class_counts"], noise)
     asked = to_dict(o)
     request = {f.name: asked[f.name] for f in fields(Request) if f.name not in FREE} | given
     request |= {"checkpoint": config["sha256"], "step": config["step"]}
     request |= {"draft_sha256": m.draft_identity["sha256"]} if m.draft else {}
-    return Job(o, m, find("sampling", o.sampler.name), law, noise, labels, request, above)
+    return Job(o, m, find("sampling", o.sampler.name), law, noise, labels, names, request, above)
+
+
+def captions_of(o: Request, generator: Any) -> Captions | None:
+    """What a generator of captions is to draw, None for one of classes. Raises ValueError, FileNotFoundError."""
+    length = generator.options.caption_length
+    if not length:
+        if o.captions or o.prompt or o.text_encoder:
+            raise ValueError("this generator draws classes, not captions; leave captions=, prompt= and text_encoder=")
+        return None
+    if bool(o.captions) == bool(o.prompt):
+        raise ValueError("this generator draws captions: give captions=FILE, or prompt=TEXT text_encoder=FOLDER")
+    device = next(generator.parameters()).device
+    source = o.captions or [o.prompt]
+    return read_captions(source, o.text_encoder, length, generator.options.caption_channels, device)
+
+
+def _hold(captions: Captions, *generators: Any) -> str:
+    """Let labels mean these captions; a hash of them."""
+    for generator in generators:
+        if not isinstance(generator, Generator):  # no draft, or a head, which reads its target's
+            continue
+        device = next(generator.parameters()).device
+        generator.caption(captions.features.to(device), captions.mask.to(device))
+    content = sha256(json.dumps(captions.texts).encode())
+    for part in (captions.features, captions.mask):
+        content.update(part.cpu().numpy().tobytes())
+    return content.hexdigest()
+
+
+def check(o: Request) -> None:
+    """What can be said without opening anything."""
+    if not (o.run or o.zoo):
+        raise ValueError(
+            "which run? python sample.py RUN key=value ..., or zoo=NAME weights=FOLDER, or a recipe's YAML"
+        )
+    if o.run and o.zoo:
+        raise ValueError(f"run={o.run} and zoo={o.zoo} are two generators; give one of them")
+    if o.weights and not o.zoo:
+        raise ValueError(f"weights={o.weights} are of which checkpoint? add zoo=NAME; a run brings its own weights")
+    if o.num_images < 1 or o.batch_size < 1:
+        raise ValueError(f"num_images and batch_size must be at least 1, got {o.num_images}, {o.batch_size}")
+    o.pixels.check()
+    if tuple(o.pixels.value_range) != DECODED:
+        bounds = shown(o.pixels.value_range)
+        raise ValueError(f"pixels.value_range={bounds} is for stored floats; a decoder's are in {shown(DECODED)}")
 
 
 def prepare_one(o: Request) -> Job:
@@ -148,23 +167,28 @@ def rehearse(job: Job) -> None:
 
 def codes_of(job: Job, images: Any, trace: Any) -> Any:
     """Codes [B, N, ...] of image numbers [B]; the trace counts what they cost."""
-    with trace.timed(images.device):
+    with trace.timed(images.device), products(job.options.precision, images.device):
         cond = job.labels[images.cpu()].to(images.device)
         codes = job.sampler.sample(job.law, cond, job.noise, images, trace, job.options.sampler)
     return codes if job.models.generator.spec.vocab else codes.float()
 
 
 def decode(job: Job, codes: Any) -> Any:
-    """Codes [B, N, ...] -> images float32 [B, 3, S, S] in [-1, 1]."""
-    with full_float32():
+    """Codes [B, N, ...] -> images [B, 3, S, S] in [-1, 1], float32 but for precision=fp16_autocast."""
+    with torch.inference_mode(), full_float32(), products(job.options.precision, codes.device):
         return job.models.tokenizer.decode(codes)
+
+
+def images_of(job: Job, codes: Any) -> Any:
+    """Codes [B, N, ...] -> uint8 [B, 3, size, size] as the request's pixels want them."""
+    return finish(decode(job, codes), job.options.pixels)
 
 
 def draw(job: Job, out: Path) -> dict:
     """Sample what is missing of a job's images into `out`; returns what sample.json says."""
     o, m, device = job.options, job.models, pick_device(job.options.device)
     config = job.config
-    files = SampleFiles(out, job.request, job.labels.numpy(), config["image_size"], m.generator.spec)
+    files = SampleFiles(out, job.request, job.labels.numpy(), job.size, m.generator.spec)
     if files.is_finished:
         return read_json(out / "sample.json")
     missing, counted = files.missing(), files.counted()
@@ -172,22 +196,33 @@ def draw(job: Job, out: Path) -> dict:
     bar = tqdm(total=o.num_images, initial=o.num_images - len(missing), unit="image", dynamic_ncols=True)
     for images in torch.as_tensor(missing, device=device).split(o.batch_size) if len(missing) else ():
         codes = codes_of(job, images, trace)
-        decoded = to_uint8(decode(job, codes)).cpu().numpy()
-        files.write(images.cpu().numpy(), decoded, codes.cpu().numpy(), trace.summary())
+        files.write(images.cpu().numpy(), images_of(job, codes).cpu().numpy(), codes.cpu().numpy(), trace.summary())
         bar.update(len(images))
     bar.close()
     report = {
         "options": to_dict(o),
         "law": getattr(job.sampler, "claim", lambda _: "exact")(o.sampler),
         "checkpoint": {"path": str(m.folder), "sha256": config["sha256"], "step": config["step"]},
+        "original": config.get("original"),
+        "published": job.published or None,
         "draft": m.draft_identity,
         "tokenizer": config["tokenizer"],
         "spec": config["spec"],
-        "classes": config["classes"],
+        "classes": job.names,
         "trace": trace.summary(),
         "device": str(device),
         "versions": versions(),
         "git": git_commit(),
     }
-    files.finish(report, config["classes"], f"{o.run} step {config['step']}, guidance {o.guidance}", job.above)
+    if job.is_random:
+        report["warning"] = MEANINGLESS
+    above = [(name, finish(to_float(pictures), o.pixels).cpu()) for name, pictures in job.above]
+    files.finish(report, job.names, f"{title(job)}, guidance {o.guidance}", above)
     return report
+
+
+def title(job: Job) -> str:
+    """The generator, for a picture's title."""
+    if job.is_random:
+        return f"{job.options.zoo}, RANDOM WEIGHTS"
+    return job.options.zoo or f"{job.options.run} step {job.config['step']}"

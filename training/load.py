@@ -86,12 +86,13 @@ def fitting(spec: CodeSpec, drafted: bool = False) -> list[str]:
 
 def load_tokenizer(path: str | Path, device: torch.device | str = "cpu") -> tuple[Any, dict]:
     """A frozen tokenizer and its config.json. Raises FileNotFoundError, ValueError."""
+    return _load(path, "tokenizer", described_tokenizer, device)
 
-    def make(config: dict) -> Any:
-        options = config["tokenizer"]
-        return make_tokenizer(build(find("tokenizers", options["name"]).Options, options), config["image_size"])
 
-    return _load(path, "tokenizer", make, device)
+def described_tokenizer(config: dict) -> Any:
+    """The tokenizer that a config.json describes, with the weights of its constructor."""
+    options = config["tokenizer"]
+    return make_tokenizer(build(find("tokenizers", options["name"]).Options, options), config["image_size"])
 
 
 def load_generator(
@@ -107,20 +108,21 @@ def load_generator(
         override("unit", unit or {}, {"name": "draft head"}, set())
         override("model", model or {}, {"name": "draft head"}, set())
         return _load(folder, "eagle", lambda config: make_eagle(config, folder, device), device)
+    return _load(folder, "generator", lambda config: described_generator(config, unit or {}, model or {}), device)
 
-    def make(config: dict) -> Generator:
-        name = config["unit"]["name"]
-        module = find("models/units", name)
-        units = override("unit", unit or {}, config["unit"], getattr(module, "SAMPLING", set()))
-        allowed = SAMPLING - ({"flow_steps"} if config["spec"]["vocab"] else set())
-        models = override("model", model or {}, config["model"], allowed)
-        spec, lift = CodeSpec.from_dict(config["spec"]), None
-        if kind_of(name).reads_lift:
-            lift = find("tokenizers", config["tokenizer"]["name"]).Lift(spec)
-        options = build(GeneratorOptions, models)
-        return make_generator(options, build(module.Options, units), spec, len(config["classes"]), lift)
 
-    return _load(folder, "generator", make, device)
+def described_generator(config: dict, unit: dict, model: dict) -> Generator:
+    """The generator that a config.json describes, with the weights of its constructor; unit and model as above."""
+    name = config["unit"]["name"]
+    module = find("models/units", name)
+    units = override("unit", unit, config["unit"], getattr(module, "SAMPLING", set()))
+    allowed = SAMPLING - ({"flow_steps"} if config["spec"]["vocab"] else set())
+    models = override("model", model, config["model"], allowed)
+    spec, lift = CodeSpec.from_dict(config["spec"]), None
+    if kind_of(name).reads_lift:
+        lift = find("tokenizers", config["tokenizer"]["name"]).Lift(spec)
+    options = build(GeneratorOptions, models)
+    return make_generator(options, build(module.Options, units), spec, len(config["classes"]), lift)
 
 
 def make_eagle(config: dict, folder: Path, device: torch.device | str) -> eagle.Eagle:
@@ -176,11 +178,12 @@ def _load(path: str | Path, kind: str, make: Callable[[dict], Any], device: torc
     if config.get("kind") != kind:
         raise ValueError(f"{folder} holds a {config.get('kind', 'model of another program')}, a {kind} is needed here")
     try:
-        model = make(config)
+        with checkpoint.Unfilled():
+            model = make(config)
     except (KeyError, TypeError, AttributeError) as e:
         reason = f"{type(e).__name__} {e}"
         raise ValueError(f"{folder / 'config.json'} does not describe a {kind} ({reason}); restore it") from None
-    checkpoint.load_weights(model, folder)
+    checkpoint.load_weights(model, folder, assign=True)
     return model.eval().requires_grad_(False).to(device), config
 
 

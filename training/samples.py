@@ -13,8 +13,9 @@ import torch
 
 from pointillist import CodeSpec
 from pointillist.configs.files import cannot_write, read_json, write_json
-from pointillist.configs.options import ROOT
+from pointillist.configs.options import ROOT, to_dict
 from pointillist.training.pictures import save_grid
+from pointillist.training.request import Request
 
 
 class SampleFiles:
@@ -93,7 +94,8 @@ def check_request(out: Path, request: dict) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; choose a folder with out=FOLDER")
     if (out / "request.json").is_file():
-        before = read_json(out / "request.json")
+        usual = to_dict(Request())  # of options that were not there yet
+        before = usual | read_json(out / "request.json")
         changed = [f"{k} was {before.get(k)}, is {v}" for k, v in request.items() if before.get(k) != v]
         if changed:
             raise ValueError(f"{out} holds other samples: {'; '.join(changed)}; choose another out=FOLDER")

@@ -59,11 +59,11 @@ def main(targets: list[str], o: Options) -> None:
 
 def measure(row: object, folder: Path, networks: dict, o: Options) -> dict[str, dict]:
     """ "fp32" | "adm_fp16" -> scores of a row under their published names; the images are seen once."""
+    from pointillist.data.pixels import Pixels
     from pointillist.evaluation import suite
     from pointillist.evaluation.commands.score import Options as ScoreOptions
     from pointillist.evaluation.conformance import SUITES
     from pointillist.evaluation.measure import Pass
-    from pointillist.evaluation.pixels import Pixels
     from pointillist.evaluation.reference import open_reference
     from pointillist.evaluation.samples import open_samples
     from pointillist.training.processes import Processes

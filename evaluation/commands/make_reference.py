@@ -20,9 +20,9 @@ import numpy as np
 
 from pointillist.configs.files import cannot_write
 from pointillist.configs.options import choices, option, pick_device
+from pointillist.data.pixels import Pixels
 from pointillist.evaluation.features import MOMENTS
 from pointillist.evaluation.networks.options import Weights
-from pointillist.evaluation.pixels import Pixels
 
 LAYERS = {"inception": ("pool", "spatial"), "dinov2": ("cls",)}
 

@@ -3,6 +3,7 @@
     python evaluate.py SAMPLES reference=VIRTUAL_imagenet256_labeled.npz
     python evaluate.py samples/ scores=fid,kid reference=/data/val reference_pixels.resize=adm reference_pixels.size=256
     python evaluate.py RUN num_images=50000 guidance=1.75 reference=REF.npz seeds=3     # nothing is written but scores
+    python evaluate.py configs/imagenet/llamagen-l-384.yaml weights=FOLDER reference=VIRTUAL_imagenet256_labeled.npz
     torchrun --nproc_per_node=8 evaluate.py RUN num_images=50000 reference=REF.npz
     python evaluate.py RUN/sweep/points/* reference=REF.npz      # one after another; evaluate.py table RUN/sweep
     python evaluate.py SAMPLES scores=offline reference=emoji    # no network file needed; not comparable with any paper
@@ -22,8 +23,8 @@ from typing import Any, Literal
 
 from pointillist.configs.files import read_json, write_json
 from pointillist.configs.options import choices, did_you_mean, find, load, option, pick_device, to_dict
+from pointillist.data.pixels import Pixels
 from pointillist.evaluation.networks.options import Weights
-from pointillist.evaluation.pixels import Pixels
 from pointillist.training.request import Request
 
 OFFLINE = "offline"
@@ -39,13 +40,11 @@ class Common(Weights, Request):
     data: dict[str, Any] = option({}, "options of a data set as reference: reference=folder data.root=FOLDER")
     scores: str = option("fid,sfid,inception_score,precision_recall", "which: " + ", ".join(
         [*choices("evaluation/scores"), OFFLINE]))  # fmt: skip
-    pixels: Pixels = option(Pixels(), "how samples are brought to one size and to uint8")
     reference_pixels: Pixels = option(Pixels(), "how the reference's images are")
     bank: Literal["fp16", "fp32"] = option("fp16", "of features kept on disk, for scores that need them all")
     bootstrap: int = option(0, "resamples for the width of Frechet distances; 0 = none, 20 will do")
     save_every: float = option(30, "seconds of work that a kill may cost")
     seeds: int = option(1, "runs: how many seeds, from seed on; gives mean, least and standard deviation")
-    published: str = option("", "name of the published row that this repeats, for evaluate.py table")
     cache: str = option("runs/evaluation", "folder of measured references and of the offline score's networks")
     network_steps: int = option(400, "offline: training steps of the feature network; another number is another one")
     out: str = option("", "score file; empty = scores.json beside the images or in the run")
@@ -64,14 +63,15 @@ class Options(Each, Common):
 def main(targets: list[str], options: Any) -> None:
     from pointillist.training.processes import processes
 
-    if options.run and targets:
-        raise ValueError(f"run={options.run} and {targets[0]} are two ways to say the same; give one of them")
+    if (options.run or options.zoo) and targets:
+        said = f"run={options.run}" if options.run else f"zoo={options.zoo}"
+        raise ValueError(f"{said} and {targets[0]} are two ways to say the same; give one of them")
     if options.out and len(targets) > 1:
         raise ValueError(f"out={options.out} is one file for {len(targets)} sets of images; leave it out")
     check(options)
     with processes() as group:
         for target in targets or [options.run]:
-            if not target:
+            if not (target or options.zoo):
                 raise ValueError("which images? python evaluate.py IMAGES|RUN [option=value ...]; --help explains")
             options.run = target
             subject = open_subject(options)
@@ -85,7 +85,8 @@ def check(o: Any) -> None:
 
     card.check_out(o.out)
     if o.published and o.published not in (rows := read_published()):
-        raise ValueError(f"published={o.published} is no row of {SHIPPED}{did_you_mean(o.published, list(rows))}")
+        raise ValueError(f"published={o.published} is no row of configs/imagenet or {SHIPPED.name}"
+                         f"{did_you_mean(o.published, list(rows))}")  # fmt: skip
     if o.bootstrap and o.seeds > 1:
         raise ValueError("several seeds bring a width of their own; take bootstrap= or seeds=")
     if o.seeds < 1 or o.bootstrap < 0 or o.batch_size < 1 or o.bootstrap == 1:
@@ -107,6 +108,7 @@ class Subject:
     samples: dict[int | None, Any]  # seed -> Samples; None: images that were there before
     run: dict | None
     out: Path
+    published: str  # the row that it is held against
 
 
 def open_subject(o: Any) -> Subject:
@@ -115,26 +117,27 @@ def open_subject(o: Any) -> Subject:
     from pointillist.evaluation.samples import open_samples
     from pointillist.training.jobs import prepare_one
 
-    kind = kind_of_run(o.run)
+    kind = "generator" if o.zoo else kind_of_run(o.run)
     if kind == "generator":
         jobs = {o.seed + i: prepare_one(replace(o, seed=o.seed + i)) for i in range(o.seeds)}
         job = jobs[o.seed]
         out = Path(o.out) if o.out else job.folder.parent / "scores.json"
-        return Subject({seed: sampled(j, o.pixels) for seed, j in jobs.items()}, about_run(job), out)
+        return Subject({seed: sampled(j) for seed, j in jobs.items()}, about_run(job), out, job.published)
     if kind:
         raise ValueError(f"{o.run} is a {kind}; images are scored, a generator's run, or `evaluate.py tokenizer RUN`")
     if changed := asked_of_sampler(o):
         raise ValueError(f"{o.run} are images; {', '.join(changed)} can only be asked of a generator's run")
     samples = open_samples(o.run, o.pixels)
     out = Path(o.out) if o.out else samples.folder / "scores.json"
-    return Subject({None: samples}, origin(Path(o.run)), out)
+    run = origin(Path(o.run))
+    return Subject({None: samples}, run, out, o.published or (run or {}).get("published", ""))
 
 
 def asked_of_sampler(o: Any) -> list[str]:
     """Options of the sampler that are not at their defaults."""
     from dataclasses import fields
 
-    shared = {"run", "num_images", "batch_size", "device"}
+    shared = {"run", "num_images", "batch_size", "device", "pixels", "published"}
     names = [f.name for f in fields(Request) if f.name not in shared] + ["seeds"]
     given, usual = to_dict(o), to_dict(load(Options))
     return [name for name in names if given[name] != usual[name]]
@@ -164,7 +167,7 @@ def score(subject: Subject, o: Any, group: Any) -> None:
     request = card.request(asked_for(subject, reference, how, o))
     if card.is_written(subject.out, request):
         if group.is_first:
-            tell_again(subject.out, o.published)
+            tell_again(subject.out, subject.published)
         return
     if reference:
         theirs = suite.wanted(scores, "REFERENCE", 0, dtype=dtype)
@@ -186,7 +189,7 @@ def about_samples(subject: Subject, o: Any) -> dict:
     """What was scored: this may differ between numbers that are compared."""
     seeds = [seed for seed in subject.samples if seed is not None]
     made = {"format": next(iter(subject.samples.values())).card["format"], "run": subject.run}
-    return {"source": o.run, "seeds": seeds or None, "published": o.published or None, **made}
+    return {"source": o.run or o.zoo, "seeds": seeds or None, "published": subject.published or None, **made}
 
 
 def of_every_seed(

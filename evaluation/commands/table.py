@@ -7,9 +7,9 @@
     python evaluate.py table runs format=csv > table.csv
 
 RUNS are score files or folders in and below which they lie. A file whose images were made to repeat a published row
-names it (samples.published); that row is looked up in evaluation/published.yaml, or in the file `published`, and stands
-beside with the difference, measured - published. A letter marks what cannot equal its published value, or is only
-recalled from the paper. Offline scores have a table of their own: they never stand beside others.
+names it (samples.published); that row is looked up in configs/imagenet and evaluation/published.yaml, or in the file
+`published`, and stands beside with the difference, measured - published. A letter marks what cannot equal its published
+value, or is only recalled from the paper. Offline scores have a table of their own: they never stand beside others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from pointillist.configs.files import write_whole
 from pointillist.configs.options import did_you_mean, option
 from pointillist.evaluation.protocol import ADM, branches, concerns, departures, sentence
-from pointillist.evaluation.published import SHIPPED, Published, read_published
+from pointillist.evaluation.published import Published, read_published
 from pointillist.evaluation.results import Result, every, heldout, read_all
 from pointillist.evaluation.tables import (
     FORMATS,
@@ -54,7 +54,7 @@ USUAL = {"guidance": "1", "temperature": "1", "top_k": "0", "top_p": "1", "min_p
 class Options:
     format: str = option("", "markdown | csv | latex; default: what `out` ends in, else markdown")
     out: str = option("", "write the table to this file: .md, .csv or .tex")
-    published: str = option("", f"published rows; default: {SHIPPED.relative_to(SHIPPED.parent.parent)}")
+    published: str = option("", "file of published rows; default: those that ship")
     sort: str = option("name", "name, or a score such as fid: the best first")
 
 
@@ -62,7 +62,7 @@ def main(targets: list[str], options: Options) -> None:
     if not targets:
         raise ValueError("which runs? python evaluate.py table RUNS ... [option=value ...]; --help explains")
     format = format_of(options.out, options.format)
-    table = collect(read_all(every(targets)), read_published(options.published or SHIPPED), options.sort)
+    table = collect(read_all(every(targets)), read_published(options.published), options.sort)
     text = FORMATS[format](table)
     if options.out:
         write_whole(options.out, text)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 
 from pointillist.configs.files import read_json, write_json
 from pointillist.configs.options import option, pick_device
-from pointillist.evaluation.pixels import Pixels
+from pointillist.data.pixels import Pixels
 
 SUITE = "pointillist-tokenizer 1"
 DISCRETE = ("codes", "pfid", "perturbed_psnr")  # scores that need codes to count or to replace

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pointillist.configs.options import to_dict
-from pointillist.evaluation.pixels import Pixels, finish
+from pointillist.data.pixels import Pixels, finish
 from pointillist.evaluation.reconstruction.codes import LARGEST, unpack
 from pointillist.evaluation.reference import data_images
 from pointillist.evaluation.samples import Samples, open_samples

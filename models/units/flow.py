@@ -22,6 +22,7 @@ from pointillist.models.dist import Flow, at_least_fp32
 from pointillist.models.generator import Pattern, State
 from pointillist.models.heads import TimeEmbedding
 from pointillist.models.plan import Misfit, Plan, plane, positions
+from pointillist.models.transformer import Modulations
 from pointillist.models.units import cell, scale, subsample
 
 SAMPLING = {"heun"}  # options that may change after training
@@ -92,15 +93,15 @@ class Generator(generator.Generator):
         """Velocities [B, L, C] by slot of noised codes [B, L, C] at levels t [B, S] of the S groups; None = clean."""
         t = torch.zeros(len(codes), len(self.plan.groups), device=codes.device) if t is None else t
         slots, layout = self.layout.reads[:, 0], self.layout
-        x, modulation = self.embed(codes[:, slots], slots, cond, t, layout.step)
-        x = self.transformer(self.embedding_drop(x), layout.rope(layout.at[None]), layout.attend(x.device), modulation)
+        x, modulations = self.embed(codes[:, slots], slots, cond, t, layout.step)
+        x = self.transformer(self.embedding_drop(x), layout.rope(layout.at[None]), layout.attend(x.device), modulations)
         return self.head(x)[:, layout.place_of]
 
-    def embed(self, x: Tensor, slots: Tensor, cond: Tensor, t: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, x: Tensor, slots: Tensor, cond: Tensor, t: Tensor, group: Tensor) -> tuple[Tensor, Modulations]:
         """Codes x [B, W, C] of slots [W], levels t [B, S] and the column of t that each place has, group [W]
-        -> [B, W, D] and the modulation [B, W, 6, D], which is computed once a group."""
+        -> [B, W, D] and the modulation [B, W, 6, D] of all blocks, which is computed once a group."""
         modulation = self.modulate(self.class_embedding(cond)[:, None] + self.time(t)).unflatten(-1, (6, -1))
-        return self.read(x) + self.position(slots), modulation[:, group]
+        return self.read(x) + self.position(slots), [modulation[:, group]] * self.transformer.shape.depth + [None]
 
     def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean squared error of the velocities; a level t ~ sigmoid(N(0, 1)) for every image and group."""
@@ -136,7 +137,7 @@ class GroupVelocity:
         group = (places >= self.first).long()
         values = torch.cat([state.codes[:, slots[group == 0]], x[:, 0]], dim=1)
         levels = torch.tensor([[0.0, t]], device=device).expand(len(x), -1)
-        embedded, modulation = model.embed(values, slots, state.cond, levels, group)
+        embedded, modulations = model.embed(values, slots, state.cond, levels, group)
         self.before = self.first
         rows = places.expand(len(x), -1)
         y = model.transformer.decode(
@@ -145,6 +146,6 @@ class GroupVelocity:
             layout.mask[places, : self.until].expand(len(x), -1, -1),
             state.caches,
             rows,
-            modulation,
+            modulations,
         )
         return model.head(y[:, -x.shape[2] :])[:, None].to(x.dtype)

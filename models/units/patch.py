@@ -59,7 +59,7 @@ def patch_plan(spec: CodeSpec, side: int) -> Plan:
 class Generator(generator.Generator):
     def __init__(self, options: generator.Options, spec: CodeSpec, plan: Plan, num_classes: int, unit: Options) -> None:
         super().__init__(options, spec, plan, num_classes, unit)
-        self.stages = nn.ModuleList(self.new_layout(patch_plan(spec, side)) for side in unit.sides)
+        self.stages = nn.ModuleList(self.new_layout(self.captioned(patch_plan(spec, side))) for side in unit.sides)
 
     def loss(self, codes: Tensor, cond: Tensor, order: Tensor | None = None, progress: float = 1) -> dict[str, Tensor]:
         """Mean cross-entropy of every code with its patch's logits, in the stage that `progress` lies in."""

@@ -17,7 +17,7 @@ from pointillist import CodeSpec
 from pointillist.models.any_order import AnyOrder
 from pointillist.models.dist import Dist
 from pointillist.models.generator import Pattern, State
-from pointillist.models.layout import Index
+from pointillist.models.layout import Index, Layout
 from pointillist.models.plan import COND, LEARNED, NONE, Plan, positions
 from pointillist.models.rope import rotate
 
@@ -45,6 +45,11 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
 
 
 class Generator(AnyOrder):
+    def new_layout(self, plan: Plan) -> Layout:
+        if not self.options.rope:
+            raise ValueError("unit=randar says by rotations which code it asks for; leave model.rope=true")
+        return super().new_layout(plan)
+
     @property
     def windows(self) -> bool:
         return super().windows and self.unit.passes in (0, self.plan.num_codes)
@@ -85,5 +90,5 @@ class Generator(AnyOrder):
         causal = places[:, None] >= torch.arange(2 * done + 1 + size, device=slots.device)
         x = self.embed(state.codes, state.cond, index)
         mask, places, state.fed = causal.expand(batch, -1, -1), places.expand(batch, -1), len(places)
-        x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places)
+        x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places, state.modulations)
         return self.head.dist(x[:, None, -size:])

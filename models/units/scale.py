@@ -3,7 +3,7 @@
 A scale reads what the coarser ones amount to: the tokenizer's f_hat, summed over them and brought to this scale's grid
 by its `lift` (codebook and phi convolutions), which the generator keeps a frozen copy of. The first scale reads the
 condition. Each scale has a level embedding, each code a position embedding, and codes stand at their centres on the
-finest grid.
+finest grid. The published networks have other blocks than the house's and no rotations: zoo/var.py.
 """
 
 from __future__ import annotations

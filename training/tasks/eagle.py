@@ -101,6 +101,8 @@ def check_target(target: Any, config: dict, options: Options) -> None:
     """Raises ValueError, naming what fits, for a target that no head can draft for, or for views of another size."""
     if isinstance(target, Eagle):
         raise ValueError(f"{options.target} holds a draft head; a generator is needed here")
+    if target.captions is not None:
+        raise ValueError(f"{options.target} draws captions; a draft head is trained on a generator of classes")
     if not fits(target.plan, target.spec):
         raise ValueError(
             f"a draft head needs one place and one discrete code a pass, which unit={target.unit.name} does not have; "

@@ -40,6 +40,8 @@ class Task:
     def __init__(self, options: Options, device: torch.device) -> None:
         if not options.tokenizer:
             raise ValueError("a generator needs tokenizer=RUN, the folder of a trained tokenizer")
+        if options.model.caption_length:
+            raise ValueError("task=generator trains on classes, not on captions; leave model.caption_length=0")
         self.options, self.device = options, device
         self.tokenizer, self.tokenizer_config = load_tokenizer(options.tokenizer, device)
         if self.tokenizer_config["image_size"] != options.views.size:

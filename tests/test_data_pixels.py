@@ -12,7 +12,7 @@ from torchvision.transforms import functional as torchvision
 from pointillist.configs.options import describe, load
 from pointillist.data.crops import center_crop
 from pointillist.data.images import to_float, to_uint8
-from pointillist.evaluation.pixels import Pixels, card, finish, fit
+from pointillist.data.pixels import Pixels, card, finish, fit
 from pointillist.evaluation.samples import open_samples
 from tests.containers import IMAGES, LABELS
 from tests.containers import pixels as pixels_of
