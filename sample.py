@@ -31,7 +31,7 @@ class Options(Request):
     out: str = option(
         "", "where to write; default: samples/ in the run, sweep/ for a sweep; runs/zoo/NAME for zoo=NAME"
     )
-    dry_run: bool = option(False, "write nothing: sizes, memory, the time of a few images, and what was published")
+    dry_run: bool = option(False, "write no samples: sizes, memory, the time of a few images, and what was published")
     score: bool = option(True, "sweeps: score every point against the data of the training")
     cache: str = option("", "sweeps: folder of the score's feature networks; default: evaluation/ beside the run")
     network_steps: int = option(400, "sweeps: training steps of the feature network, as in evaluate.py")

@@ -138,8 +138,11 @@ def _quoted(base: DictConfig, key: str, value: str) -> str:
     return json.dumps(value) if isinstance(node, StringNode) and value != "null" else value
 
 
-def read_yaml(path: str | Path) -> dict:
-    """The values of a YAML file, on top of those of the file that its `base` key names, if any, beside it."""
+def read_yaml(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
+    """The values of a YAML file, on top of those of the file that its `base` key names, if any, beside it.
+
+    above: files whose base this one is. Raises FileNotFoundError, and ValueError for what is no mapping in YAML.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no configuration file {path}; those that ship are {', '.join(shipped_configs())}")
     try:
@@ -152,11 +155,16 @@ def read_yaml(path: str | Path) -> dict:
     base = values.pop("base", None)
     if base is None:
         return values
-    return OmegaConf.to_container(OmegaConf.merge(read_yaml(Path(path).parent / str(base)), values))
+    below = (*above, Path(path).resolve())
+    if (Path(path).parent / str(base)).resolve() in below:
+        raise ValueError(f"{path} has {base} as its base, whose base it is; leave one of them out")
+    return OmegaConf.to_container(OmegaConf.merge(read_yaml(Path(path).parent / str(base), below), values))
 
 
 def shipped_configs() -> list[str]:
-    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.yaml"))
+    """Those that can be run: not what others only have as their base."""
+    found = (ROOT / "configs").rglob("*.yaml")
+    return sorted(str(p.relative_to(ROOT)) for p in found if p.parent.name != "families")
 
 
 def to_dict(options: Any) -> dict:

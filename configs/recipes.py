@@ -3,7 +3,8 @@
 configs/imagenet/NAME.yaml is a published row. Beside the options of sample.py it may say
 
     base          a file whose values hold where this one says nothing
-    published     the row: title, family, source, scores, certainty, recipe (evaluation/published.py)
+    published     the row: title, family, source, scores, certainty, recipe (evaluation/published.py); other files that
+                  have such a one as their base repeat no row
     not_runnable  why it cannot be run, in a line
 """
 
@@ -43,7 +44,9 @@ def read_recipe(path: str | Path) -> Recipe:
     published, why = values.pop("published", {}), values.pop(NOT_RUNNABLE, "")
     if not isinstance(published, dict) or not isinstance(why, str):
         raise ValueError(f"{path}: published must hold title, family, source, scores; {NOT_RUNNABLE} is one line")
-    return Recipe(Path(path).stem, values, published, why)
+    name = Path(path).stem
+    is_row = name in (files := recipes()) and files[name].resolve() == Path(path).resolve()
+    return Recipe(name, values, published if is_row else {}, why)
 
 
 def recipes() -> dict[str, Path]:

@@ -14,11 +14,12 @@ class AnyOrder(Generator):
     """A unit with the option `passes`: random orders, cosine schedule; codes given beforehand are one group."""
 
     any_order = True
+    first: int | None = None  # codes of the first pass, where that does not follow the schedule
 
     def sizes(self, state: State) -> list[int]:
         """Codes of each pass."""
         given = [state.known] if state.known else []
-        return given + pass_sizes(self.plan.num_codes - state.known, self.unit.passes)
+        return given + pass_sizes(self.plan.num_codes - state.known, self.unit.passes, self.first)
 
     def order(self, images: Tensor, noise: Noise) -> Tensor:
         return noise.uniform("order", images, torch.zeros_like(images), self.plan.num_codes).argsort(-1)

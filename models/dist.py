@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -163,7 +164,8 @@ def warp(logits: Tensor, cut: Cut) -> Tensor:
     if _any(top_p < 1):
         ordered, index = warped.sort(dim=-1, descending=True)
         mass = ordered.softmax(-1)
-        excluded = (mass.cumsum(-1) - mass > top_p) & (torch.as_tensor(top_p) < 1)
+        before = F.pad(mass.cumsum(-1)[..., :-1], (1, 0))  # not cumsum - mass, which rounds: tied logits may lie on p
+        excluded = (before > top_p) & (torch.as_tensor(top_p) < 1)
         warped = warped.masked_fill(excluded.scatter(-1, index, excluded), float("-inf"))
     if _any(min_p > 0):
         share = (warped - warped.amax(-1, keepdim=True)).exp()

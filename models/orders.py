@@ -96,12 +96,14 @@ ORDERS: dict[str, Callable[[int, int], Tensor]] = {
 }
 
 
-def pass_sizes(length: int, passes: int) -> list[int]:
+def pass_sizes(length: int, passes: int, first: int | None = None) -> list[int]:
     """Codes decoded in each pass: after pass c about (1 - cos(pi/2 (c + 1) / passes)) of them are there (RandAR, and
-    MaskGIT's cosine schedule read from the other end); passes = 0 is one code a pass."""
+    MaskGIT's cosine schedule read from the other end); passes = 0 is one code a pass. first: of the first pass, where
+    that does not follow the schedule."""
     if not passes:
         return [1] * length
-    sizes, done = [], 0
+    sizes = [first] if first and length else []
+    done = sum(sizes)
     while done < length:
         target = int((1 - math.cos(math.pi / 2 * (len(sizes) + 1) / passes)) * length + 1)
         sizes.append(min(max(min(target, length) - done, 1), length - done))

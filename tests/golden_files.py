@@ -3,7 +3,7 @@
 They lie in tests/golden, or in the folder that the environment variable POINTILLIST_GOLDEN names. How a system's cases
 are checked is a file of tests/systems, which defines
 
-    SYSTEMS  names (`system` of meta.json) that it checks
+    SYSTEMS  names (`system` of meta.json) that it checks, and with them longer ones: par is also par_ar9's
     INPUTS   patterns of cases that are read, not checked
     CHECKS   pattern of a case -> function(golden, case) that asserts; it returns the largest absolute difference, or
              None where equality was asserted
@@ -17,7 +17,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from torch import Tensor
 
 HERE = Path(__file__).parent
 GOLDEN = Path(os.environ.get("POINTILLIST_GOLDEN") or HERE / "golden")
+NUMBER = r"(\d+(?:[.p]\d+)?)"  # in a case's name; 1p5 is 1.5
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Golden:
     def meta(self) -> dict[str, Any]:
         return json.loads((self.folder / "meta.json").read_text())
 
+    @property
+    def system(self) -> str:
+        return self.meta.get("system", self.folder.name)
+
     @cached_property
     def cases(self) -> dict[str, Tensor]:
         return load_file(self.folder / "cases.safetensors")
@@ -52,9 +57,15 @@ class Golden:
         stored = load_file(self.folder / "weights.safetensors")
         return {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
 
-    def beside(self, name: str) -> Golden:
-        """Another system of the same folder."""
-        return recorded(self.folder.parent / name)
+    @cached_property
+    def tokenizer(self) -> Golden:
+        """The recorded tokenizer of a VAR: of those that `vae_weights` names and those beside, the first whose
+        configuration is the generator's; else the first."""
+        named = self.folder / Path(self.meta["vae_weights"].split()[0]).parent
+        beside = [folder for folder in folders(self.folder.parent) if of("var_vqvae", recorded(folder).system)]
+        found = [recorded(folder) for folder in (named, *beside) if (folder / "meta.json").is_file()]
+        assert found, f"{self.folder} has no tokenizer: neither {named} nor a var_vqvae beside it"
+        return next((one for one in found if one.meta["config"]["vae"] == self.meta["config"]["vae"]), found[0])
 
     def __getitem__(self, case: str) -> Tensor:
         return self.cases[case]
@@ -67,6 +78,15 @@ def recorded(folder: Path) -> Golden:
 
 def folders(root: Path = GOLDEN) -> list[Path]:
     return sorted(path.parent for path in root.glob("*/meta.json"))
+
+
+def of(name: str, system: str) -> bool:
+    return system == name or system.startswith(f"{name}_")
+
+
+def known(system: str, names: Collection[str]) -> str | None:
+    """The longest of the names that are the system's, None if there is none."""
+    return max((name for name in names if of(name, system)), key=len, default=None)
 
 
 @cache
@@ -86,9 +106,9 @@ def find(patterns: dict[str, Callable] | tuple[str, ...], case: str) -> Callable
 
 
 def numbers(case: str, pattern: str) -> list[float]:
-    """Numbers in a case's name: numbers("gen_cfg4_int3.tokens", r"cfg(\\d+)") is [4.0]."""
+    """Numbers in a case's name: numbers("gen_cfg4_int3.tokens", f"_cfg{NUMBER}") is [4.0]."""
     found = re.search(pattern, case)
-    return [float(x) for x in found.groups() if x] if found else []
+    return [float(x.replace("p", ".")) for x in found.groups() if x] if found else []
 
 
 def close(ours: Tensor, theirs: Tensor, atol: float = 1e-4) -> float:
@@ -106,7 +126,7 @@ def same(ours: Tensor, theirs: Tensor) -> None:
     assert not wrong, f"{wrong} of {theirs.numel()} differ"
 
 
-def relative(ours: Tensor | float, theirs: Tensor | float, rtol: float = 1e-6) -> None:
-    """A loss: within rtol of the recorded one."""
+def relative(ours: Tensor | float, theirs: Tensor | float, rtol: float = 1e-6, atol: float = 0.0) -> None:
+    """A loss: within rtol of the recorded one, or within atol."""
     a, b = float(ours), float(theirs)
-    assert abs(a - b) <= rtol * abs(b), f"{a!r} here, {b!r} recorded"
+    assert abs(a - b) <= max(rtol * abs(b), atol), f"{a!r} here, {b!r} recorded"

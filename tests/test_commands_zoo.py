@@ -73,6 +73,27 @@ def test_the_row_is_not_repeated_with_other_options(weights, capsys):
     assert told("b")["published"] == "tiny", "the control: seeds and numbers of images are not the recipe"
 
 
+@pytest.mark.parametrize(("words", "repeated"), [
+    (["guidance=2.0"], True), (["sampler=jacobi"], True), (["sampler=ancestral", "sampler.merge=2"], False),
+    (["sampler=gsd"], False),
+])  # fmt: skip
+def test_a_row_is_repeated_by_what_draws_its_law(weights, words, repeated):
+    """2 and 2.0 are one number; of samplers, those that are exact."""
+    run("rows/tiny.yaml", "weights=weights", "num_images=1", "out=a", *words)
+    assert told("a")["published"] == ("tiny" if repeated else None)
+
+
+def test_somebody_elses_weights_and_recipes_repeat_no_row(weights):
+    Path("mine").mkdir()
+    Path("mine/tuned.pt").write_bytes((weights / "tiny.pt").read_bytes())
+    Path("mine/vq.pt").write_bytes((weights / "vq.pt").read_bytes())
+    run("rows/tiny.yaml", "weights=mine/tuned.pt", "num_images=1", "out=a")
+    Path("my.yaml").write_text("base: rows/tiny.yaml\nguidance: 3\n")
+    run("my.yaml", "weights=weights", "num_images=1", "out=b")
+    assert told("a")["published"] is None and told("b")["published"] is None
+    assert told("a")["original"]["file"] == "tuned.pt"
+
+
 def test_zoo_without_a_recipe_is_an_ordinary_generator(weights):
     run(*GIVEN, "out=a", "classes=shark", "guidance=1.5")
     images, codes = arrays("a")
@@ -253,6 +274,8 @@ ERRORS = [
     (["zoo=tiny-vq", "weights=weights"], "a generator is needed here"),
     (["zoo=tiny-vq", "weights=random"], "a generator is needed here"),
     (["zoo=tiny", "weights=nowhere"], "no such file or folder"),
+    (["zoo=tiny", "weights=random", "sampler=speculative", "sampler.drafter=model", "sampler.rule=exact",
+      "draft=tiny-vq"], "tiny-vq is a tokenizer, a generator is needed here"),
     ([*GIVEN, "classes=proportional"], "choose balanced, random or names"),
     ([*GIVEN, "pixels.size=8"], "pixels.resize="),
     ([*GIVEN, "pixels.value_range=[0,1]"], "a decoder's are in"),

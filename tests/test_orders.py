@@ -8,8 +8,8 @@ import torch
 from scipy.stats import qmc
 
 from pointillist import CodeSpec
-from pointillist.models.orders import ORDERS
-from pointillist.models.units import cell, line, par, subsample, token
+from pointillist.models.orders import ORDERS, pass_sizes
+from pointillist.models.units import cell, line, par, randar, subsample, token
 
 WIDE = CodeSpec(grids=((4, 6),), vocab=(11,), channels=4)
 SEQUENCE = CodeSpec(grids=((12,),), vocab=(11,), channels=4)
@@ -72,6 +72,16 @@ def test_groups_hold_the_codes_that_their_unit_names():
 def test_par_needs_its_published_number_of_passes(grid, regions, passes):
     spec = CodeSpec(grids=(grid,), vocab=(16384,), channels=8)
     assert len(par.plan(spec, par.Options(regions=regions)).groups) == passes
+
+
+@pytest.mark.parametrize(
+    ("length", "passes", "sizes"),
+    [(16, 3, [1, 7, 8]), (36, 4, [1, 10, 12, 13]), (256, 8, [1, 19, 24, 31, 39, 45, 48, 49])],
+)
+def test_randar_draws_one_code_first_however_few_its_passes_are(length, passes, sizes):
+    """As the published sampler does; the schedule alone would begin with more."""
+    assert pass_sizes(length, passes, randar.Generator.first) == sizes
+    assert pass_sizes(length, passes)[0] > 1
 
 
 @pytest.mark.parametrize(

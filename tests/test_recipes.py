@@ -40,7 +40,7 @@ LLAMAGEN = {
     "par-3b-16x": (1.5, 2.88, 262.5, 0.82, 0.56),
 }
 GROWING = {"randar-l": (3.4, 2.65, 249, 0.82, 0.56), "randar-xl": (4.0, 2.27, 275, 0.81, 0.59)}
-VAR = {"var-d16": 3.55, "var-d20": 2.95, "var-d24": 2.33, "var-d30": 1.97}
+VAR = {"var-d16": 3.55, "var-d20": 2.95, "var-d24": 2.33, "var-d30": 1.97, "var-d36-512": 2.63}
 PASSES = {"llamagen-b-256": 256, "llamagen-l-384": 576, "npp-l-256": 256, "par-xl-4x": 147, "par-3b-16x": 51,
           "randar-l": 88, "var-d16": 10}  # fmt: skip
 
@@ -61,7 +61,7 @@ def test_every_recipe_is_valid_and_of_a_member(name):
     assert o.num_images == 50_000 and o.seed == 0 and differing(o) == []
     o.pixels.check()
     written = o.pixels.size or known.image_size
-    assert written == ROWS[name].image_size == 256
+    assert written == ROWS[name].image_size == (512 if "512" in name else 256)
     assert {"random": "random", "balanced": "balanced"}[o.classes] == ROWS[name].recipe.labels
 
 
@@ -146,3 +146,10 @@ def test_commands_fetch_generator_and_tokenizer():
     assert get.count("hf download") == 2 and "Epiphqny/PAR PAR-XL-4x.pt" in get and "vq_ds16_c2i.pt" in get
     assert draw == "python sample.py configs/imagenet/par-xl-4x.yaml weights=weights/par"
     assert score.endswith("reference=VIRTUAL_imagenet256_labeled.npz")
+
+
+def test_files_that_are_each_others_base_are_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("base: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\n")
+    with pytest.raises(ValueError, match=r"b.yaml has a.yaml as its base, whose base it is"):
+        read_recipe(tmp_path / "a.yaml")

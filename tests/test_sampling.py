@@ -116,6 +116,7 @@ def test_warp_keeps_its_input_and_its_edge_cases():
     assert warp(logits, Cut(top_p=0.1)).isfinite().tolist() == [[True, False, False, False]], (
         "the crossing token is kept"
     )
+    assert warp(torch.zeros(1, 5), Cut(top_p=0.4)).isfinite().sum() == 3, "what comes before the third is 0.4, not more"
     assert warp(logits, Cut(temperature=0)).softmax(-1).tolist() == [[1, 0, 0, 0]]
     assert warp(torch.zeros(1, 4), Cut(temperature=0)).argmax() == 0, "greedy ties go to the lowest id"
     assert torch.equal(logits, copy)

@@ -272,8 +272,28 @@ def test_a_file_of_equal_shapes_with_another_members_name_is_refused(folder, tmp
     (folder / "tiny.pt").rename(folder / "twin.pt")
     with pytest.raises(ValueError, match=r"twin.pt has the name of tiny-twin, .* give tiny.pt, or rename the file"):
         zoo.convert("tiny", folder / "twin.pt", tmp_path / "into")
-    (folder / "twin.pt").rename(folder / "mine.pt")
-    zoo.convert("tiny", folder / "mine.pt", tmp_path / "into")
+
+
+def test_a_file_of_another_name_is_somebody_elses_and_lies_apart(folder, tmp_path):  # noqa: F811
+    """A fine-tune does not take the place of what was published."""
+    into = tmp_path / "into"
+    (folder / "tuned.pt").write_bytes((folder / "tiny.pt").read_bytes())
+    tuned, made = zoo.convert("tiny", folder / "tuned.pt", into), zoo.convert("tiny", folder, into)
+    assert (tuned.parent.name, made.parent.name) == ("tiny-tuned", "tiny")
+    origins = [checkpoint.read_config(x)["original"] for x in (tuned, made)]
+    assert [bool(x["address"]) for x in origins] == [False, True]
+    assert zoo.convert("tiny", into=into) == made
+
+
+def test_another_tokenizer_than_the_converted_one_is_refused(folder, tmp_path):  # noqa: F811
+    into = tmp_path / "into"
+    zoo.convert("tiny", folder, into)
+    content = (folder / "vq.pt").read_bytes()
+    (folder / "vq.pt").write_bytes(content[:-200] + bytes([content[-200] ^ 1]) + content[-199:])
+    with pytest.raises(ValueError, match=r"tiny-vq/step_0+ was converted from another vq.pt"):
+        zoo.convert("tiny", folder, into)
+    (folder / "vq.pt").unlink()
+    assert zoo.convert("tiny", folder, into).exists()  # the one that was converted is there
 
 
 def test_a_missing_tokenizer_is_named_with_its_address(folder, tmp_path):  # noqa: F811

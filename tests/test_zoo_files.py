@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,13 @@ def test_a_file_in_the_folder_of_another_repository_is_not_taken(tmp_path):
     mine = touch(tmp_path / "LlamaGen-NPP" / "c2i_B_256.pt")
     assert find_file(TWIN, str(tmp_path), [B, TWIN]) == mine
     assert find_file(B, str(tmp_path), [B, TWIN]) == theirs
+    documented = touch(tmp_path / "npp" / "c2i_B_256.pt")  # the folder that docs/zoo.md downloads into
+    with pytest.raises(FileNotFoundError, match=r"npp holds no c2i_B_256.pt of llamagen-b-256"):
+        find_file(B, str(documented.parent), [B, TWIN])
+    with pytest.raises(ValueError, match="lies in a folder named like another publication's") as error:
+        find_file(B, str(documented), [B, TWIN])
+    one_line(error)
+    assert find_file(TWIN, str(documented), [B, TWIN]) == documented
 
 
 def test_several_files_are_a_question_not_a_choice(tmp_path):
@@ -147,6 +155,20 @@ def test_other_python_objects_are_named_too(held, tmp_path):
     ) as e:
         read_file(tmp_path / "a.pt", llamagen)
     one_line(e)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("content", [
+    None, b"PK\x05\x06" + 18 * b"\0", 99 * b"x" + b"PK\x05\x06" + 18 * b"\1",
+])  # fmt: skip
+def test_rubbish_is_one_line(content, tmp_path, monkeypatch):
+    """A pickle that torch did not write, archives without a directory."""
+    monkeypatch.setenv("TRAP", str(tmp_path / "trap"))
+    (tmp_path / "a.pt").write_bytes(content or pickle.dumps(Code(), protocol=4))
+    with pytest.raises(ValueError, match=r"a.pt (is damaged|holds)") as error:
+        read_file(tmp_path / "a.pt", llamagen)
+    one_line(error)
+    assert not (tmp_path / "trap").exists()
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])

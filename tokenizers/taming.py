@@ -8,7 +8,9 @@ decoder has one block a level more than the encoder.
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
+from types import ModuleType
 
 from torch import Tensor, nn
 
@@ -43,21 +45,27 @@ def networks(widths: list[int], blocks: int, z: int, channels: int, kernel: int 
     channels  C, what the quantiser sees
     kernel    of these two convolutions, odd
     """
-    from diffusers import VQModel
-
-    last = len(widths) - 1
-    model = VQModel(
-        block_out_channels=tuple(widths),
-        layers_per_block=blocks,
-        latent_channels=z,
-        norm_num_groups=GROUPS,
-        down_block_types=("DownEncoderBlock2D",) * last + ("AttnDownEncoderBlock2D",),
-        up_block_types=("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * last,
-        num_vq_embeddings=1,
-    )
+    vae, last = _vae(), len(widths) - 1
+    sizes = {"block_out_channels": tuple(widths), "layers_per_block": blocks, "norm_num_groups": GROUPS}
+    down = ("DownEncoderBlock2D",) * last + ("AttnDownEncoderBlock2D",)
+    up = ("AttnUpDecoderBlock2D",) + ("UpDecoderBlock2D",) * last
+    encoder = vae.Encoder(in_channels=3, out_channels=z, down_block_types=down, double_z=False, **sizes)
+    decoder = vae.Decoder(in_channels=z, out_channels=3, up_block_types=up, **sizes)
     inwards = nn.Conv2d(z, channels, kernel, padding=kernel // 2)
     outwards = nn.Conv2d(channels, z, kernel, padding=kernel // 2)
-    return Encoder(model.encoder, inwards), Decoder(outwards, model.decoder)
+    return Encoder(encoder, inwards), Decoder(outwards, decoder)
+
+
+def _vae() -> ModuleType:
+    """diffusers' file of both networks, without the packages that diffusers would import beside it: xformers warns on
+    every start where its build is not torch's, and takes seconds."""
+    from diffusers.utils import import_utils
+
+    if "diffusers.models" not in sys.modules:
+        import_utils._xformers_available = False
+    from diffusers.models.autoencoders import vae
+
+    return vae
 
 
 def widths_of(ch: int, mult: list[int], blocks: int) -> list[int]:

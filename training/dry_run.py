@@ -1,4 +1,7 @@
-"""What a sampling request will cost, measured on a few images of its own sampler; nothing is written."""
+"""What a sampling request will cost, measured on a few images of its own sampler, which are thrown away.
+
+Nothing is written, but for the conversion of published weights that were named; without any, they are random.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from pointillist.sampling.laws import Law
 from pointillist.sampling.trace import Trace
 from pointillist.training.jobs import Job, codes_of, images_of, prepare_one
 from pointillist.training.models import RANDOM
+from pointillist.training.precision import products
 from pointillist.training.request import Request, differing
 from pointillist.zoo.commands import commands_of
 
@@ -52,8 +56,7 @@ def plan(job: Job, given: bool = True) -> list[str]:
         f"{name}: unit={generator.unit.name}, {shown}" + ("" if given else "; no weights given: random ones"),
         f"codes      {spec.length:,} on grids {grids}, {kind}",
         f"groups     {len(groups)}: {sizes}",
-        f"sampler    {sampler}, law {getattr(job.sampler, 'claim', lambda _: 'exact')(o.sampler)}; "
-        + ", ".join(f"{n} {getattr(o, n)}" for n in numbers),
+        f"sampler    {sampler}, law {job.claim}; " + ", ".join(f"{n} {getattr(o, n)}" for n in numbers),
         f"expected   {passes} passes an image" + (", each of two rows (guided)" if job.law.streams == 2 else ""),
         f"labels     {o.classes}, {len(job.names):,} of them; seed {o.seed}; pixels "
         f"{o.pixels.quantize}, resize {o.pixels.resize}",
@@ -72,7 +75,8 @@ def memory(job: Job) -> list[str]:
     """Bytes of weights, of the keys and values that are kept, and of the logits of the widest pass."""
     o, generator = job.options, job.models.generator
     rows = job.law.streams
-    cache = sum(part.nbytes for layer in generator.new_caches(1) for part in vars(layer).values())
+    with products(o.precision, pick_device(o.device)):
+        cache = sum(part.nbytes for layer in generator.new_caches(1) for part in vars(layer).values())
     widest = max(group.shape[1] for group in groups_of(job))
     logits = widest * sum(generator.spec.vocab) * 4 * rows
     lines = []

@@ -63,8 +63,16 @@ class Job:
 
     @property
     def published(self) -> str:
-        """The published row that the images repeat; "" where a word of the request makes others of them."""
-        return "" if self.is_random or differing(self.options) else self.options.published
+        """The published row that the images repeat; "" where a word of the request, a sampler that is not exact or
+        somebody else's weights make others of them."""
+        foreign = not self.config.get("original", {"address": True})["address"]
+        others = self.is_random or foreign or self.claim != "exact" or differing(self.options)
+        return "" if others else self.options.published
+
+    @property
+    def claim(self) -> str:
+        """What the sampler says of its images' law."""
+        return getattr(self.sampler, "claim", lambda _: "exact")(self.options.sampler)
 
     @property
     def is_random(self) -> bool:
@@ -201,7 +209,7 @@ def draw(job: Job, out: Path) -> dict:
     bar.close()
     report = {
         "options": to_dict(o),
-        "law": getattr(job.sampler, "claim", lambda _: "exact")(o.sampler),
+        "law": job.claim,
         "checkpoint": {"path": str(m.folder), "sha256": config["sha256"], "step": config["step"]},
         "original": config.get("original"),
         "published": job.published or None,

@@ -95,7 +95,8 @@ def _draft(source: Source, config: dict, to: torch.device) -> tuple[Any, dict, P
     if zoo and source.weights == RANDOM:
         same = config["unit"]["name"] == _random_config(zoo)["unit"]["name"]
         return *_random(zoo, unit if same else {}, {}), Path(f"{zoo}-{RANDOM}")
-    beside = _folder(source.draft, zoo, source.weights)
+    place = Path(source.weights)  # a file is the target's; the draft lies beside it
+    beside = _folder(source.draft, zoo, str(place.parent) if place.is_file() else source.weights)
     known = checkpoint.read_config(beside)
     same = known.get("kind") == "generator" and known["unit"]["name"] == config["unit"]["name"]
     return *load_generator(beside, to, unit if same else None), beside
@@ -106,8 +107,9 @@ def _check_draft(source: Source, config: dict, other: dict) -> None:
     run, mine, theirs = source.name, config["tokenizer"]["sha256"], other["tokenizer"]["sha256"]
     if mine != theirs or config["classes"] != other["classes"]:
         raise ValueError(
-            f"draft={source.draft} was trained on codes of tokenizer {theirs[:8]}, {len(other['classes'])} classes; "
-            f"{run} on {mine[:8]}, {len(config['classes'])} classes; choose a draft of the same tokenizer and data"
+            f"draft={source.draft} was trained on codes of tokenizer {_short(theirs)}, {len(other['classes'])} "
+            f"classes; {run} on {_short(mine)}, {len(config['classes'])} classes; choose a draft of the same tokenizer "
+            "and data"
         )
     if (here := CodeSpec.from_dict(config["spec"])) != (there := CodeSpec.from_dict(other["spec"])):
         raise ValueError(
@@ -119,6 +121,11 @@ def _check_draft(source: Source, config: dict, other: dict) -> None:
             f"draft={source.draft} is a head of {other['target']['path']} ({other['target']['sha256'][:8]}), not of "
             f"{run} ({config['sha256'][:8]}); choose a head that was trained on it"
         )
+
+
+def _short(sha256: str) -> str:
+    """As much of a hash as tells two apart; all of a name that stands for one."""
+    return sha256 if sha256.startswith(RANDOM) else sha256[:8]
 
 
 # ------------------------------------------------------------------------------------------------------ random weights
@@ -136,9 +143,8 @@ def _random(name: str, unit: dict, model: dict) -> tuple[Any, dict]:
     """A generator of the real size and its config; no checkpoint has its sha256."""
     from pointillist.zoo.zoo import random
 
+    _random_config(name)
     generator, config = random(name)
-    if config.get("kind") != "generator":
-        raise ValueError(f"zoo={name} is a {config.get('kind')}, a generator is needed here")
     module = find("models/units", config["unit"]["name"])
     units = override("unit", unit, config["unit"], getattr(module, "SAMPLING", set()))
     override("model", model, config["model"], SAMPLING - {"flow_steps"})
@@ -148,9 +154,12 @@ def _random(name: str, unit: dict, model: dict) -> tuple[Any, dict]:
 
 
 def _random_config(name: str) -> dict:
+    """What its config.json would say of a generator's unit. Raises ValueError for a tokenizer."""
     from pointillist.zoo.zoo import member
 
-    return {"unit": member(name).options["unit"]}
+    if (m := member(name)).kind != "generator":
+        raise ValueError(f"{name} is a {m.kind}, a generator is needed here")
+    return {"unit": m.options["unit"]}
 
 
 def _random_tokenizer(source: Source) -> Any:

@@ -60,4 +60,12 @@ def differing(o: Request) -> list[str]:
         return []
     known = {word for word in recipe.words()}
     asked, usual = to_dict(o), to_dict(load(Request, None, sorted(known)))
-    return [name for name in sorted(RECIPE) if asked[name] != usual[name]]
+    return [name for name in sorted(RECIPE) if not _same(asked[name], usual[name])]
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Values of an option; 2 and 2.0 are one number, however they were typed."""
+    try:
+        return float(a) == float(b)
+    except (TypeError, ValueError):
+        return a == b

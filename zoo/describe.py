@@ -45,13 +45,18 @@ def config_of(m: Member, tokenizer: Path | None = None) -> dict[str, Any]:
     }
 
 
+def is_published(m: Member, file: Path) -> bool:
+    """Whether a file has the name under which a member was published."""
+    return file.name in (m.file, *m.aliases)
+
+
 def origin(m: Member, file: Path) -> dict[str, Any]:
     """Where converted weights come from."""
     stat, sha256 = file.stat(), hashed(file)
     return {
         "name": m.name,
         "file": file.name,
-        "address": m.address,
+        "address": m.address if is_published(m, file) else "",  # a file of another name is somebody else's
         "sha256": sha256,
         "bytes": stat.st_size,
         "modified": stat.st_mtime_ns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -35,15 +36,22 @@ def find_file(member: Member, weights: str, same_name: Iterable[Member] = ()) ->
 
     weights    a file; a folder that holds it under its name or an alias, or one level below; a Hugging Face repository
                owner/name; "" is the repository of the member
-    same_name  members of other repositories whose file has the same name: what lies in a folder named like their
-               repository is theirs
-    Raises FileNotFoundError, one line, that says what to download and from where; ValueError for several files.
+    same_name  members whose file has the same name: what lies in a folder named like another's family or repository is
+               not this one's
+    Raises FileNotFoundError, one line, that says what to download and from where; ValueError for several files, and for
+    a file that is another's by its folder.
     """
     place = Path(weights).expanduser()
+    foreign = {home for m in same_name for home in _homes(m)} - _homes(member)
     if weights and place.is_file():
+        if place.absolute().parent.name.lower() in foreign:
+            raise ValueError(
+                f"{place} lies in a folder named like another publication's, which has a file of that name and shapes; "
+                f"if it is {member.name}'s, move it to a folder of another name"
+            )
         return place
     if weights and place.is_dir():
-        return _in_folder(member, place, {_repository(m) for m in same_name} - {_repository(member)})
+        return _in_folder(member, place, foreign)
     if weights and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", weights):
         raise FileNotFoundError(f"weights={weights}: no such file or folder; {_by_hand(member)}")
     return _from_hub(member, weights)
@@ -54,7 +62,7 @@ def _in_folder(member: Member, folder: Path, foreign: set[str]) -> Path:
     found = [folder / name for name in names if (folder / name).is_file()][:1]
     found = found or sorted(path for name in names for path in folder.glob(f"*/{name}") if path.is_file())
     found = [path for path in found if path.absolute().parent.name.lower() not in foreign]
-    own = [path for path in found if path.absolute().parent.name.lower() == _repository(member)]
+    own = [path for path in found if path.absolute().parent.name.lower() in _homes(member)]
     found = own if len(found) > 1 and own else found
     if len(found) > 1:
         raise ValueError(f"{member.name} could be any of {', '.join(map(str, found))}; give the file, weights=FILE")
@@ -83,8 +91,9 @@ def _from_hub(member: Member, weights: str) -> Path:
         ) from None
 
 
-def _repository(member: Member) -> str:
-    return member.address.rpartition("/")[2].lower()
+def _homes(member: Member) -> set[str]:
+    """Names of folders in which its files lie, usually: its repository's, and its family's as in docs/zoo.md."""
+    return {member.address.rpartition("/")[2].lower(), member.name.partition("-")[0]}
 
 
 def _by_hand(member: Member) -> str:
@@ -115,20 +124,21 @@ def read_file(path: Path, family: ModuleType) -> Weights:
 def _read(path: Path) -> Any:
     """What a file holds, mapped from it rather than read where the format allows it."""
     _check_text(path)
-    zipped = zipfile.is_zipfile(path)
-    if zipped and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(path).namelist()):
-        raise ValueError(f"{path} is a TorchScript archive, a program; give the published checkpoint")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        zipped = zipfile.is_zipfile(path)
+        names = zipfile.ZipFile(path).namelist() if zipped else []
+        if not any(name.endswith("/constants.pkl") for name in names):
+            with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as e:  # pickle, zip, EOF, runtime, key and safetensors errors of damaged files
         if name := re.search(r"(?:GLOBAL|[Cc]lass|function|type) ([a-zA-Z_]\w*(?:\.\w+)+)", str(e)):
             raise ValueError(f"{path} holds {name[1]}, which would run code; only tensors, containers and "
                              "argparse.Namespace are read, so give the published file") from None  # fmt: skip
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:80]
         raise ValueError(f"{path} is damaged, cut off or no checkpoint ({reason}); download it again") from None
+    raise ValueError(f"{path} is a TorchScript archive, a program; give the published checkpoint")
 
 
 def _check_text(path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator, load_tokenizer
-from pointillist.zoo.describe import config_of, origin, unfilled
+from pointillist.zoo.describe import config_of, is_published, origin, unfilled
 from pointillist.zoo.family import Member
 from pointillist.zoo.files import address_of, find_file, hashed, read_file
 from pointillist.zoo.fit import converted
@@ -31,6 +31,7 @@ STEP = "step_00000000"
 
 def convert(name: str, weights: str | Path = "", into: str | Path = CONVERTED) -> Path:
     """The checkpoint folder `into`/NAME/step_00000000 of a published checkpoint; a generator's tokenizer beside it.
+    That of a file with another name than the published one, somebody's fine-tune, is `into`/NAME-STEM/step_00000000.
 
     What has been converted before is used again. weights: see files.find_file; "" is the address of the publication.
     Raises FileNotFoundError for a file that is nowhere, ValueError for one that is not this checkpoint, OSError where
@@ -41,9 +42,10 @@ def convert(name: str, weights: str | Path = "", into: str | Path = CONVERTED) -
     if folder.exists() and not weights:
         return _made_before(folder, m)
     file = find_file(m, weights, [x for x in members() if m.file in (x.file, *x.aliases)])
+    folder = folder if is_published(m, file) else into / f"{name}-{file.stem}" / STEP
+    tokenizer = _tokenizer_of(m, weights, into) if m.tokenizer else None
     if folder.exists():
         return _made_before(folder, m, file)
-    tokenizer = _tokenizer_of(m, weights, into) if m.tokenizer else None
     codec = load_file(tokenizer / "model.safetensors") if tokenizer and m.lifts else {}
     ours = converted(m, read_file(file, family_of(m)), codec, file)
     _check_name(m, file)
@@ -57,14 +59,14 @@ def convert(name: str, weights: str | Path = "", into: str | Path = CONVERTED) -
 def _tokenizer_of(m: Member, weights: str, into: Path) -> Path:
     """The converted tokenizer of a generator, from beside its weights."""
     tokenizer, place = member(m.tokenizer), Path(weights).expanduser()
-    if (into / tokenizer.name / STEP).exists():
-        return convert(tokenizer.name, into=into)
     if not weights or not place.exists():
         return convert(tokenizer.name, into=into)
     place = place.parent if place.is_file() else place
     try:
         return convert(tokenizer.name, place, into)
     except FileNotFoundError:
+        if (into / tokenizer.name / STEP).exists():
+            return convert(tokenizer.name, into=into)
         raise FileNotFoundError(
             f"{m.name} needs its tokenizer {tokenizer.name}: download {address_of(tokenizer)} into {place}"
         ) from None
@@ -98,9 +100,8 @@ def _is_original(file: Path, original: dict) -> bool:
 
 def _check_name(m: Member, file: Path) -> None:
     """Raises ValueError for a file of equal shapes that has the name of another member of the family."""
-    own = {m.file, *m.aliases}
     others = [x.name for x in family_of(m).MEMBERS if file.name in (x.file, *x.aliases)]
-    if file.name not in own and others:
+    if others and not is_published(m, file):
         raise ValueError(
             f"{file} has the name of {others[0]}, whose weights have the shapes of {m.name}'s; give {m.file}, or "
             "rename the file if it is that"

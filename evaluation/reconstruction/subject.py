@@ -81,7 +81,9 @@ def open_images(subject: Subject, path: str, data: Any, split: str, pixels: Pixe
                 + (f" pixels.size={size}" if pixels.size else "")
             )
         return once(samples), path
-    trained = {key: value for key, value in subject.config["data"].items() if key != "fingerprint"}
+    if isinstance(data, dict) and "data" not in subject.config:
+        raise ValueError("this tokenizer does not say what it was trained on; give images=FOLDER, or data=NAME")
+    trained = {key: value for key, value in subject.config.get("data", {}).items() if key != "fingerprint"}
     values = trained | data if isinstance(data, dict) else to_dict(data)
     if isinstance(data, dict):
         _check_same(values, size, subject)

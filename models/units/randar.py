@@ -45,6 +45,8 @@ def plan(spec: CodeSpec, options: Options) -> Plan:
 
 
 class Generator(AnyOrder):
+    first = 1
+
     def new_layout(self, plan: Plan) -> Layout:
         if not self.options.rope:
             raise ValueError("unit=randar says by rotations which code it asks for; leave model.rope=true")

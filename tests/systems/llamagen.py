@@ -12,13 +12,11 @@ from pointillist.models.dist import Cut, warp
 from pointillist.models.generator import Generator
 from pointillist.models.plan import NONE, Plan
 from pointillist.models.units import token
-from pointillist.sampling.laws import target
-from tests.golden_files import Golden, close, numbers, relative, same
-from tests.replay import Decoded, check_norms, forced, gradients, greedy, network
+from tests.golden_files import Golden, close, relative, same
+from tests.replay import Decoded, check_norms, forced, gradients, in_raster, network
 
 SYSTEMS = ("llamagen_c2i", "llamagen_c2i_gqa")
 INPUTS = (r"forward\.(input_codes|labels)", r"gen\.labels", r"filter\.logits")
-TIES = 4  # the row of filter.logits that holds many
 
 
 @cache
@@ -32,7 +30,7 @@ def labels_of(golden: Golden, case: str) -> Tensor:
 
 
 def check_rope(golden: Golden, case: str) -> float:
-    return close(model(golden).layout.rope(torch.arange(-1, model(golden).spec.length)), golden[case], 1e-6)
+    return close(model(golden).layout.rope(torch.arange(-1, model(golden).spec.length)), golden[case], 1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------ training
@@ -76,7 +74,7 @@ def check_gradients(golden: Golden, case: str) -> None:
 
 
 def check_gradient_of_the_last_norm(golden: Golden, case: str) -> float:
-    return close(gradient(golden)["transformer.norm.weight"], golden[case], 1e-5)
+    return close(gradient(golden)["transformer.norm.weight"], golden[case], 1e-4 * float(golden[case].abs().max()))
 
 
 # ------------------------------------------------------------------------------------------------------------ decoding
@@ -88,12 +86,7 @@ def check_decoding(golden: Golden, case: str) -> float:
 
 @cache
 def generated(golden: Golden, name: str) -> Decoded:
-    """gen_nocfg, gen_cfg4, gen_cfg4_int3: with cfg_interval 3 the first token and four more are guided."""
-    generator = model(golden)
-    scale = numbers(name, r"_cfg(\d+(?:\.\d+)?)") or [1.0]
-    last = numbers(name, r"_int(\d+)") or [generator.spec.length]
-    share = min((last[0] + 1.5) / generator.spec.length, 1.0)  # of the codes before the last guided one, and a half
-    return greedy(target(generator, scale[0], guidance_interval=(0, share)), golden["gen.labels"])
+    return in_raster(model(golden), name, golden["gen.labels"])
 
 
 def check_generated_logits(golden: Golden, case: str) -> float:
@@ -105,13 +98,19 @@ def check_generated_codes(golden: Golden, case: str) -> None:
 
 
 def check_filter(golden: Golden, case: str) -> float:
-    """Which of equal logits top-p drops is left open by the recording: there, as sorted probabilities."""
-    told = golden.meta["filters"][re.fullmatch(r"filter\.(\w+)\.probs", case)[1]]
-    cut = Cut(told["temperature"], told["top_k"], told["top_p"])
-    ours, theirs = warp(golden["filter.logits"], cut).softmax(-1), golden[case].clone()
+    """Which of equal logits top-p drops is left open by the recording."""
+    told, logits = golden.meta["filters"][re.fullmatch(r"filter\.(.+)\.probs", case)[1]], golden["filter.logits"]
+    cut = Cut(max(told["temperature"], 1e-5), told["top_k"], told["top_p"])
+    ours, theirs = warp(logits, cut).softmax(-1), golden[case]
     if told["top_p"] < 1:
-        ours[TIES], theirs[TIES] = ours[TIES].sort().values, theirs[TIES].sort().values
-    return close(ours, theirs, 1e-6)
+        ours, theirs = by_logit(ours, logits), by_logit(theirs, logits)
+    return close(ours, theirs, 1e-5)
+
+
+def by_logit(probs: Tensor, logits: Tensor) -> Tensor:
+    """Probabilities in the order of their logits, those of equal logits in their own order."""
+    rising = probs.argsort(-1)
+    return probs.gather(-1, rising.gather(-1, logits.gather(-1, rising).argsort(dim=-1, stable=True)))
 
 
 CHECKS = {

@@ -22,13 +22,14 @@ def tokenizer(golden: Golden) -> vqgan.Tokenizer:
     options = vqgan.Options(
         ch=said["ch"],
         mult=said["encoder_ch_mult"],
-        blocks=said["num_res_blocks"],
+        blocks=said.get("num_res_blocks", 2),
         z=said["z_channels"],
         vocab=said["codebook_size"],
         channels=said["codebook_embed_dim"],
     )
     made = vqgan.Tokenizer(options, golden["image"].shape[-1])
     made.load_state_dict(llamagen_vq(golden.weights, {}), strict=True)
+    made.quantizer.commitment = said["commit_loss_beta"]
     return made.eval().requires_grad_(False)
 
 
@@ -48,12 +49,12 @@ def quantised(golden: Golden, case: str) -> float:
     """What the decoder sees in training: straight through, so the unit vectors of the codes up to rounding."""
     made = tokenizer(golden)
     vectors = made.quantizer(made.encoder(golden["image"]).movedim(1, -1))[0].movedim(-1, 1)
-    close(made.vectors(golden["encode.indices"].flatten(1)), golden[case], atol=1e-6)
+    close(made.vectors(golden["encode.indices"].flatten(1)), golden[case], atol=1e-5)
     return close(vectors, golden[case])
 
 
 def latents(golden: Golden, case: str) -> float:
-    return close(tokenizer(golden).vectors(golden["decode_given.indices"].flatten(1)), golden[case], atol=1e-6)
+    return close(tokenizer(golden).vectors(golden["decode_given.indices"].flatten(1)), golden[case], atol=1e-5)
 
 
 def image(golden: Golden, case: str) -> float:
@@ -64,11 +65,12 @@ def image(golden: Golden, case: str) -> float:
 
 
 def image_uint8(golden: Golden, case: str) -> None:
-    """127.5 x + 128 without its fraction: a value may differ by one where rounding carries it over an integer."""
+    """127.5 x + 128 without its fraction: where that is next to an integer, a value may differ by one."""
     decoded: Tensor = tokenizer(golden).decode(golden["encode.indices"].flatten(1))
-    pixels = (127.5 * decoded + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).long()  # [B, S, S, 3]
-    off = (pixels - golden[case]).abs()
-    assert off.max() <= 1 and (off > 0).float().mean() < 2e-3, f"{int((off > 0).sum())} of {off.numel()} differ"
+    values = (127.5 * decoded + 128).clamp(0, 255).permute(0, 2, 3, 1)  # [B, S, S, 3]
+    either = (values - values.round()).abs() < 127.5 * 1e-4  # what an image may differ by
+    either &= (golden[case] == values.round()) | (golden[case] == values.round() - 1)
+    same(torch.where(either, golden[case], values.long()), golden[case])
 
 
 def reconstruction(golden: Golden, case: str) -> float:

@@ -17,53 +17,43 @@ from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
 from pointillist.tokenizers import vqvae
 from pointillist.zoo import taming, var
-from tests.golden_files import Golden, close, numbers, same
+from tests.golden_files import NUMBER, Golden, close, numbers, same
+from tests.systems import var_vqvae
 
 SYSTEMS = ("var", "var_shared_aln")
-INPUTS = (r"forward\.(codes|labels)", r"generate\w*\.labels", r"filter\.logits")
+INPUTS = (r"forward\.(codes|labels)", r"generate.*\.labels", r"filter\.logits")
 
 
 @cache
 def network(golden: Golden) -> scale.Generator:
     """Built from meta.json alone; its weights are those of the published code, by the zoo's map."""
-    built, vae = golden.meta["constructor"], golden.meta["config"]["vae"]
+    built, tokenizer_weights = golden.meta["constructor"], taming.var_vqvae(golden.tokenizer.weights, {})
+    vocab, channels = tokenizer_weights["lift.codebook"].shape
     assert built["attn_l2_norm"] and built["mlp_ratio"] == 4, "no checkpoint was published without"
     grids = tuple((side, side) for side in built["patch_nums"])
-    spec = CodeSpec(grids=grids, vocab=(vae["vocab_size"],), channels=vae["z_channels"])
+    spec = CodeSpec(grids=grids, vocab=(vocab,), channels=channels)
     options = var.options(built["depth"], built["num_heads"], built["embed_dim"], built["shared_aln"])
     unit = scale.Options()
     plan, lift = scale.plan(spec, unit), vqvae.Lift(spec)
     model = scale.Generator(Options(**options["model"]), spec, plan, built["num_classes"], unit, lift)
-    tokenizer_weights = taming.var_vqvae(golden.beside("var_vqvae").weights, {})
     model.load_state_dict(var.generator(golden.weights, tokenizer_weights))
     return model.eval().requires_grad_(False)
 
 
-@cache
 def tokenizer(golden: Golden) -> vqvae.Tokenizer:
-    vae = golden.meta["config"]["vae"]
-    options = vqvae.Options(
-        ch=vae["ch"],
-        mult=vae["ch_mult"],
-        blocks=vae["num_res_blocks"],
-        z=vae["z_channels"],
-        sides=vae["patch_nums"],
-        vocab=vae["vocab_size"],
-        channels=vae["z_channels"],
-    )
-    made = vqvae.Tokenizer(options, vae["img"])
-    made.load_state_dict(taming.var_vqvae(golden.beside("var_vqvae").weights, {}))
-    return made.eval().requires_grad_(False)
+    """With the generator's scales."""
+    return var_vqvae.tokenizer(golden.tokenizer, tuple(golden.meta["constructor"]["patch_nums"]))
 
 
 def guidance(golden: Golden, case: str) -> str:
     """The published cfg grows from 0 over the scales and counts from 0, ours from 1."""
-    (cfg,) = numbers(case, r"_cfg(\d+(?:\.\d+)?)\.") or [golden.meta["config"]["var"]["cfg"]]
+    (cfg,) = numbers(case, rf"_cfg{NUMBER}\.") or [golden.meta["config"]["var"]["cfg"]]
     return f"1..{1 + cfg}:steps"
 
 
 def labels(golden: Golden, case: str) -> Tensor:
-    return golden.cases.get(f"{case.rpartition('.')[0]}.labels", golden["generate.labels"])
+    own = f"{case.rpartition('.')[0]}.labels"
+    return golden[own if own in golden.cases else "generate.labels"]
 
 
 @cache
@@ -128,7 +118,7 @@ def image(golden: Golden, case: str) -> float:
 
 def kept(golden: Golden, case: str) -> None:
     """Which logits stay finite; in VAR 0 turns top-p off."""
-    top_k, top_p = numbers(case, r"top_k(\d+)_top_p(\d+(?:\.\d+)?)")
+    top_k, top_p = numbers(case, rf"top_k(\d+)_top_p{NUMBER}")
     cut = Cut(temperature=1.0, top_k=top_k, top_p=top_p or 1.0)
     same(warp(golden["filter.logits"], cut).isfinite(), golden[case])
 
@@ -137,8 +127,8 @@ CHECKS = {
     r"forward\.logits(_uncond)?": logits,
     r"forward\.block_outputs": block_outputs,
     r"forward\.var_input": var_input,
-    r"generate\w*\.codes": codes,
-    r"generate\w*\.guided_logits": guided_logits,
-    r"generate\w*\.image": image,
+    r"generate.*\.codes": codes,
+    r"generate.*\.guided_logits": guided_logits,
+    r"generate.*\.image": image,
     r"filter\.top_k.*": kept,
 }

@@ -49,8 +49,7 @@ class Task(generator.Task):
         self.options, self.device = replace(options, tokenizer=found), device
         self.tokenizer, self.tokenizer_config = load_tokenizer(found, device)
         self.images = {s: find("data", options.data.name).open_images(options.data, s) for s in ("train", "heldout")}
-        if (found := list(self.images["train"].classes)) != self.target_config["classes"]:
-            raise ValueError(f"the target knows the classes {self.target_config['classes']}, data have {found}")
+        check_classes(list(self.images["train"].classes), self.target_config)
         self.spec, self.model = target.spec, Eagle(options.model, target).to(device)
 
     def config(self) -> dict:
@@ -95,6 +94,17 @@ class Task(generator.Task):
             for depth, (given, maps) in enumerate(zip(both[:, 0], grey, strict=True), 1)
         ]
         save_grid(rows, path, title="accepted share by slot; with class, without", pixels=128)
+
+
+def check_classes(found: list[str], target: dict) -> None:
+    """Raises ValueError where the data's classes are not the target's. Published checkpoints number ImageNet's classes
+    in the order of their folders (n01440764, ...) and know no folder: as many must do."""
+    known = target["classes"]
+    if found == known or ("original" in target and len(found) == len(known)):
+        return
+    first = next(((a, b) for a, b in zip(known, found, strict=False) if a != b), None)
+    told = f"the first that differs is {first[0]}, there {first[1]}" if first else "the first ones agree"
+    raise ValueError(f"the target knows {len(known)} classes, the data have {len(found)}; {told}")
 
 
 def check_target(target: Any, config: dict, options: Options) -> None:
