@@ -18,6 +18,7 @@ import torch
 
 from pointillist.configs.options import load, parse, run
 from pointillist.configs.recipes import read_recipe, recipes
+from pointillist.models.linear import sizes_of
 from pointillist.sampling.trace import Trace
 from pointillist.training.jobs import codes_of, images_of, prepare_one
 from pointillist.training.models import RANDOM
@@ -46,7 +47,7 @@ def measure(name: str, precision: str, images: int) -> str:
     drawn = time.perf_counter()
     images_of(job, codes)
     decoded = time.perf_counter()
-    size = sum(p.numel() for p in job.models.generator.parameters()) / 1e6
+    size = sum(sizes_of(job.models.generator).values()) / 1e6
     passes, streams = f"{trace.summary()['nfe_per_image']:g}", job.law.streams
     seconds = (opened - begin, drawn - opened, decoded - drawn)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

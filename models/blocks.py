@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointillist.models.attention import Attend
+from pointillist.models.linear import Linear
 from pointillist.models.rope import rotate
 
 MAX_QK_SCALE = 100.0  # of cosine attention (Liu et al., arXiv 2111.09883)
@@ -116,8 +117,8 @@ class Attention(nn.Module):
         super().__init__()
         self.shape = shape
         kv_dim = shape.num_kv_heads * shape.head_dim
-        self.qkv = nn.Linear(shape.dim, shape.dim + 2 * kv_dim, bias=shape.attention_bias == "qkv")
-        self.out = nn.Linear(shape.dim, shape.dim, bias=shape.attention_bias != "none")
+        self.qkv = Linear(shape.dim, shape.dim + 2 * kv_dim, bias=shape.attention_bias == "qkv")
+        self.out = Linear(shape.dim, shape.dim, bias=shape.attention_bias != "none")
         if shape.attention_bias == "qv":
             self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(width)) for width in (shape.dim, kv_dim))
         if shape.qk_norm == "rms":
@@ -130,7 +131,7 @@ class Attention(nn.Module):
         s = self.shape
         if s.attention_bias == "qv":
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-            heads = F.linear(x, self.qkv.weight, bias)
+            heads = self.qkv.product(x, bias)
         else:
             heads = self.qkv(x)
         heads = heads.unflatten(-1, (s.num_heads + 2 * s.num_kv_heads, s.head_dim))
@@ -172,8 +173,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.w13 = nn.Linear(shape.dim, 2 * shape.ffn_dim, bias=False)
-        self.w2 = nn.Linear(shape.ffn_dim, shape.dim, bias=False)
+        self.w13 = Linear(shape.dim, 2 * shape.ffn_dim, bias=False)
+        self.w2 = Linear(shape.ffn_dim, shape.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.w13(x).chunk(2, dim=-1)
@@ -185,7 +186,7 @@ class MLP(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.w1, self.w2 = nn.Linear(shape.dim, shape.ffn_dim), nn.Linear(shape.ffn_dim, shape.dim)
+        self.w1, self.w2 = Linear(shape.dim, shape.ffn_dim), Linear(shape.ffn_dim, shape.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.gelu(self.w1(x), approximate="tanh"))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pointillist import CodeSpec
 from pointillist.models.dist import Categorical, Chain, Dist, Flow, at_least_fp32
+from pointillist.models.linear import Linear
 
 
 class CodeEmbedding(nn.Embedding):
@@ -34,7 +35,7 @@ class CodeEmbedding(nn.Embedding):
         return super().forward(codes + self.first[: codes.shape[-1]]).sum(-2)
 
 
-class Softmax(nn.Linear):
+class Softmax(Linear):
     """Logits [..., V] of one book, [..., K, V] of several; smaller books are padded with -inf."""
 
     def __init__(self, vocab: tuple[int, ...], dim: int, bias: bool = False) -> None:
@@ -72,6 +73,9 @@ class Chained(Softmax):
         widest = max(self.vocab)
         books = (self.next_book(hidden, codes[..., :k]) for k in range(len(self.vocab)))
         return torch.stack([F.pad(x, (0, widest - x.shape[-1]), value=float("-inf")) for x in books], dim=-2)
+
+    def pack(self, dtype: torch.dtype) -> None:
+        """Not this one: each book reads rows of its own."""
 
     def next_book(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits [..., V_k] of book k = codes.shape[-1], given the books before it, codes [..., k]."""

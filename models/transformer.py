@@ -87,7 +87,7 @@ class Transformer(nn.Module):
     def new_caches(self, batch: int, length: int) -> list[Cache]:
         """Empty caches for `length` places, on the weights' device, in their dtype or that of an autocast, to which
         attention would bring them anyway. Zeros: a masked NaN is still a NaN."""
-        s, weight = self.shape, self.blocks[0].attention.qkv.weight
+        s, weight = self.shape, next(self.parameters())
         shape, kind = (batch, length, s.num_kv_heads, s.head_dim), weight.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         return [Cache(*(weight.new_zeros(shape, dtype=dtype) for _ in "kv")) for _ in range(s.depth)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 SPAN = 2**32  # slots of one image, from -1 on
+FEW = 0.5  # share of the tokens up to which a race picks out those that run
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed int64
 
 
@@ -25,18 +26,20 @@ class Noise:
 
     def uniform(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
         """fp64 in (0, 1), never 0 or 1: images [...] and slots [...] int64 -> [..., tokens]."""
-        key = torch.full_like(
-            images, int.from_bytes(sha256(f"{self.seed}/{stream}".encode()).digest()[:8], signed=True)
-        )
+        token = torch.arange(tokens, dtype=torch.int64, device=images.device)
+        return _uniform(self._key(stream, images, slots)[..., None], token)
+
+    def _key(self, stream: str, images: Tensor, slots: Tensor) -> Tensor:
+        """int64 [...], the hash of all but the token."""
+        name = int.from_bytes(sha256(f"{self.seed}/{stream}".encode()).digest()[:8], signed=True)
+        key = torch.full_like(images, name)
         for index in (images, slots):
             key = _mix(key ^ _mix(index))
-        token = torch.arange(tokens, dtype=torch.int64, device=images.device)
-        bits = _mix(key[..., None] + (token + 1) * _GOLDEN)
-        return (_shift(bits, 11).double() + 0.5) * 2.0**-53
+        return key
 
     def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
         """fp64 standard Gumbel numbers, as `uniform`: argmax(log p + gumbel) is a draw from p."""
-        return -torch.log(-torch.log(self.uniform(stream, images, slots, tokens)))
+        return _gumbel(self.uniform(stream, images, slots, tokens))
 
     def normal(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
         """fp64 standard normal numbers, as `uniform`."""
@@ -45,9 +48,23 @@ class Noise:
     def race(self, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor:
         """One draw a slot from softmax(logits [*slots, V]): argmax(logits + gumbel), in fp64 as the tail needs it.
 
-        images [B] and slots [B, ...] key the race: other logits under the same keys meet the same noise.
+        images [B] and slots [B, ...] key the race: other logits under the same keys meet the same noise. On a CPU only
+        tokens that can win are given any; the winner is the same.
         """
-        return (logits.double() + self.gumbel(stream, each(images, slots), slots, logits.shape[-1])).argmax(-1)
+        images = each(images, slots)
+        if logits.device.type == "cpu":
+            running = logits > float("-inf")
+            if int(running.sum()) < FEW * running.numel():
+                return self._among(running, stream, logits, images, slots)
+        return (logits.double() + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
+
+    def _among(self, running: Tensor, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor:
+        """`race` among some of the tokens, bool [*slots, V]."""
+        where = running.nonzero(as_tuple=True)
+        noise = _gumbel(_uniform(self._key(stream, images, slots)[where[:-1]], where[-1]))
+        scores = torch.full_like(logits, float("-inf"), dtype=torch.float64)
+        scores[where] = logits[where].double() + noise
+        return scores.argmax(-1)
 
     def below(self, stream: str, probability: Tensor, images: Tensor, slots: Tensor) -> Tensor:
         """bool [B, ...]: true with the probability given; of images [B] and slots [B, ...]."""
@@ -68,6 +85,10 @@ class Recalling(Noise):
 
     latest: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
+    def _among(self, running: Tensor, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor:
+        """Among all: which tokens run changes from pass to pass, and what is kept serves every one."""
+        return (logits.double() + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
+
     def gumbel(self, stream: str, images: Tensor, slots: Tensor, tokens: int) -> Tensor:
         if stream != "code":
             return super().gumbel(stream, images, slots, tokens)
@@ -87,6 +108,15 @@ class Recalling(Noise):
 def each(images: Tensor, slots: Tensor) -> Tensor:
     """Images [B] for every one of slots [B, ...]."""
     return images.view(-1, *[1] * (slots.ndim - 1)).expand_as(slots)
+
+
+def _uniform(key: Tensor, token: Tensor) -> Tensor:
+    """fp64 in (0, 1) of the hash of key and token, int64 of shapes that fit each other."""
+    return (_shift(_mix(key + (token + 1) * _GOLDEN), 11).double() + 0.5) * 2.0**-53
+
+
+def _gumbel(uniform: Tensor) -> Tensor:
+    return -torch.log(-torch.log(uniform))
 
 
 def _mix(x: Tensor) -> Tensor:

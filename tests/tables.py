@@ -93,6 +93,9 @@ class Table:
     def parameters(self) -> list[Tensor]:
         return [self.logits]
 
+    def modules(self) -> list:
+        return []
+
     def can_draft(self, state: State) -> bool:
         return True
 

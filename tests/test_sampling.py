@@ -61,6 +61,22 @@ def test_gumbel_race_follows_the_law():
     assert stats.chisquare(counts[kept].numpy(), expected[kept].numpy()).pvalue > 1e-6
 
 
+@pytest.mark.parametrize("kept", [0, 1, 40, 300])
+def test_a_race_among_few_tokens_has_the_winner_of_a_race_among_all(kept):
+    """Excluded tokens are given no noise; the others meet theirs. The control: noise by rank among those that run."""
+    images, slots = torch.arange(50), torch.arange(100).view(50, 2)
+    logits, noise = torch.randn(50, 2, 300, generator=torch.Generator().manual_seed(0)), Noise(7)
+    out = logits.argsort(-1).argsort(-1) >= kept
+    cut = logits.masked_fill(out, float("-inf"))
+    everyone = noise.gumbel("code", images[:, None].expand(50, 2), slots, 300)
+    assert torch.equal(noise.race("code", cut, images, slots), (cut.double() + everyone).argmax(-1))
+    assert torch.equal(noise.recalling().race("code", cut, images, slots), noise.race("code", cut, images, slots))
+    if kept == 40:
+        rank = (logits[~out].view(50, 2, 40).double() + everyone[..., :40]).argmax(-1)
+        token = (~out).nonzero()[:, -1].view(50, 2, 40).gather(-1, rank[..., None])[..., 0]
+        assert (token != noise.race("code", cut, images, slots)).any()
+
+
 def test_fp64_noise_reaches_tails_that_fp32_cannot():
     """A tail of total mass 0.02 spread over tokens 20 nats below the leader: fp32's 24-bit uniforms never pick them."""
     tokens = 2**18

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from pointillist.configs.options import pick_device
 from pointillist.evaluation.published import SCORES, read_published
+from pointillist.models.linear import sizes_of
 from pointillist.sampling.laws import Law
 from pointillist.sampling.trace import Trace
 from pointillist.training.jobs import Job, codes_of, images_of, prepare_one
@@ -82,10 +83,10 @@ def memory(job: Job) -> list[str]:
     lines = []
     for name, network in (("generator", generator), ("tokenizer", job.models.tokenizer), ("draft", job.models.draft)):
         if network is not None:
-            held = list(network.parameters())
-            size = sum(p.nbytes for p in held)
-            kind = str(held[0].dtype).removeprefix("torch.") if held else "nothing"
-            lines.append(f"{name:<10} {sum(p.numel() for p in held):,} parameters, {amount(size)} as {kind}")
+            held = sizes_of(network)
+            size = sum(count * dtype.itemsize for dtype, count in held.items())
+            kind = str(max(held, key=held.get)).removeprefix("torch.") if held else "nothing"
+            lines.append(f"{name:<10} {sum(held.values()):,} parameters, {amount(size)}, most as {kind}")
     for name, size in (("cache", cache * rows), ("logits", logits)):
         lines.append(f"{name:<10} {amount(size)} an image, {amount(size * o.batch_size)} at batch_size={o.batch_size}")
     return lines

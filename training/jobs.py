@@ -84,7 +84,8 @@ def prepare(o: Request) -> Job:
     check(o)
     drafted = getattr(getattr(o.sampler, "drafter", None), "name", "") == "model"
     draft, changes = o.draft if drafted else "", json.dumps([o.unit, o.model])
-    m = open_models(Source(o.run, o.zoo, o.weights, o.tokenizer, draft, o.device, o.precision, changes))
+    rows = 2 * min(o.batch_size, o.num_images)  # guided
+    m = open_models(Source(o.run, o.zoo, o.weights, o.tokenizer, draft, o.device, o.precision, changes, rows))
     generator, config, given, above, order, kept = m.generator, m.config, {}, [], None, None
     if o.order:
         order, given["order_sha256"] = given_order(o.order, generator, o.num_images, pick_device(o.device))

@@ -15,14 +15,15 @@ from pointillist.configs.options import build, find, pick_device
 from pointillist.models.generator import SAMPLING
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator, load_tokenizer, override, tokenizer_of
-from pointillist.training.precision import WEIGHTS
+from pointillist.training.precision import cast
 
 RANDOM = "random"  # weights=random
 
 
 @dataclass(frozen=True)
 class Source:
-    """What to open, as the options of a request say it; `changes`: its options unit and model as JSON."""
+    """What to open, as the options of a request say it; `changes`: its options unit and model as JSON; `rows`: of its
+    passes, at most."""
 
     run: str
     zoo: str
@@ -32,6 +33,7 @@ class Source:
     device: str
     precision: str
     changes: str
+    rows: int
 
     @property
     def name(self) -> str:
@@ -66,17 +68,17 @@ def open_models(source: Source) -> Models:
         folder = _folder(source.run, source.zoo, source.weights)
         generator, config = load_generator(folder, to, *changes)
         codec, _ = load_tokenizer(tokenizer_of(config, folder, source.tokenizer), to)
-    generator.cast(WEIGHTS[source.precision])
-    generator, codec = generator.to(to), codec.to(to)
+    cast(generator, source.precision, to, source.rows)
+    codec = codec.to(to)
     if not source.draft:
         return Models(generator, config, folder, codec)
     drafter, theirs, beside = _draft(source, config, to)
     _check_draft(source, config, theirs)
     if theirs["kind"] == "eagle":
         drafter.shared.network = generator  # held once
-    drafter.cast(WEIGHTS[source.precision])
+    cast(drafter, source.precision, to, source.rows)
     identity = {"path": str(beside), "sha256": theirs["sha256"], "step": theirs["step"]}
-    return Models(generator, config, folder, codec, drafter.to(to), identity)
+    return Models(generator, config, folder, codec, drafter, identity)
 
 
 def _folder(run: str, zoo: str, weights: str) -> Path:

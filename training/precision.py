@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
-HALF = "fp16_autocast"
-WEIGHTS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64, HALF: torch.float32}
+from pointillist.models.linear import is_worth_it, pack
+
+HALF, MIXED = "fp16_autocast", "mixed"
+WEIGHTS = {"bf16": torch.bfloat16, "fp64": torch.float64}  # float32 otherwise
+
+
+def cast(network: Any, precision: str, device: torch.device, rows: int) -> None:
+    """Bring a frozen generator to a device and to a request's precision; on a CPU its matrices are packed, where that
+    is faster for passes of so many rows. Raises ValueError for mixed on a GPU."""
+    if precision == MIXED and device.type != "cpu":
+        raise ValueError(f"precision=mixed packs matrices for a CPU, the device is {device.type}; use bf16")
+    network.cast(WEIGHTS.get(precision, torch.float32))
+    network.to(device)
+    if precision == MIXED:
+        pack(network, torch.bfloat16)
+    elif precision == "fp32" and device.type == "cpu" and is_worth_it(rows):
+        pack(network, torch.float32)
 
 
 def products(precision: str, device: torch.device) -> AbstractContextManager:

@@ -44,8 +44,10 @@ class Request:
     text_encoder: str = option("", "folder of the text encoder's weights, where captions are text")
     tokenizer: str = option("", "the tokenizer's run, if it is not where it was")
     device: str = option("auto", "auto = cuda if there is one, else cpu")
-    precision: Literal["fp32", "bf16", "fp64", "fp16_autocast"] = option(
-        "fp32", "of the generator's weights and cache; fp16_autocast: fp32 weights, half products, decoder included"
+    precision: Literal["fp32", "bf16", "fp64", "mixed", "fp16_autocast"] = option(
+        "fp32",
+        "of the generator's weights and cache; mixed: bf16 matrices, the rest fp32, for CPUs; fp16_autocast: fp32 "
+        "weights, half products, decoder included",
     )
     pixels: Pixels = option(Pixels(), "how images come to one size and to uint8")
     published: str = option("", "name of the published row that this repeats, for evaluate.py table")

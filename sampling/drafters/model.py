@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pointillist.models.dist import Categorical, Dist
+from pointillist.models.linear import sizes_of
 from pointillist.sampling.drafts import Draws, Guess, Setting, Verdict, at_nodes, padded, probabilities, window, without
 from pointillist.sampling.noise import Noise
 
@@ -46,7 +47,8 @@ class Drafter:
         self.state = self.law.start(*(self._each(x) for x in (setting.cond, setting.images)), setting.noise)
         self.length = torch.zeros_like(self._each(setting.images))
         self.newest: Tensor | None = None  # [B * ways, 1, g, ...] codes of the group before the next
-        setting.trace.drafter["weight"] = parameters(self.law) / parameters(setting.law)
+        mine, theirs = (sum(sizes_of(law).values()) for law in (self.law, setting.law))
+        setting.trace.drafter["weight"] = mine / theirs
 
     def propose(self, length: Tensor, ahead: int, draws: Draws) -> Guess:
         """A guess of the `ahead` groups after length [B]."""
@@ -105,7 +107,3 @@ class Drafter:
 
     def _each(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.setting.ways, 0)
-
-
-def parameters(law: Any) -> int:
-    return sum(p.numel() for p in law.parameters())
