@@ -27,10 +27,8 @@ SIZES = {
     "3B": {"dim": 3200, "depth": 24, "num_heads": 32},
 }
 
-
-Modulations = Sequence[
-    Tensor | None
-]  # of each block [B, 1 | W, 6, D], of the final norm [B, 1 | W, 2, D]; None = as it is
+# Of each block [B, 1 | W, 6, D], of the final norm [B, 1 | W, 2, D]; None = as it is.
+Modulations = Sequence[Tensor | None]
 
 
 class Transformer(nn.Module):
