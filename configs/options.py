@@ -144,7 +144,8 @@ def read_yaml(path: str | Path, above: tuple[Path, ...] = ()) -> dict:
     above: files whose base this one is. Raises FileNotFoundError, and ValueError for what is no mapping in YAML.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no configuration file {path}; those that ship are {', '.join(shipped_configs())}")
+        nearest = ", ".join(get_close_matches(str(path), shipped_configs(), n=5, cutoff=0))
+        raise FileNotFoundError(f"no configuration file {path}; of those under configs/ the nearest are {nearest}")
     try:
         loaded = OmegaConf.load(path)
     except Exception as e:  # OmegaConf lets the YAML parser's many exception types through

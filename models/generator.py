@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
+from pointillist.models.blocks import Cache
 from pointillist.models.condition import Captions, Classes, no_captions
 from pointillist.models.dist import Dist, Noise
 from pointillist.models.front import Front
@@ -21,7 +22,7 @@ from pointillist.models.layout import Index, Layout
 from pointillist.models.options import Options
 from pointillist.models.plan import LEARNED, Plan, with_prefix
 from pointillist.models.state import State
-from pointillist.models.transformer import Cache, Modulations, Transformer
+from pointillist.models.transformer import Modulations, Transformer
 from pointillist.models.tree import Tree, settle
 
 Pattern = Tree | Front  # how the groups of a pass depend on one another, if they are no window

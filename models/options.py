@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pointillist.models.blocks import Shape
 from pointillist.models.condition import check_options
-from pointillist.models.transformer import SIZES, Shape
+from pointillist.models.transformer import SIZES
 
 BLOCK_OPTIONS = ("dropout", "norm", "ffn", "qk_norm", "attention_bias", "rope", "adaln", "adaln_head")
 

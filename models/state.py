@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pointillist.models.blocks import Cache
 from pointillist.models.layout import Index
-from pointillist.models.transformer import Cache, Modulations
+from pointillist.models.transformer import Modulations
 from pointillist.models.tree import Branches
 
 

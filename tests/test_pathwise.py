@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pointillist.models.transformer import Cache
+from pointillist.models.blocks import Cache
 from pointillist.sampling import ancestral, drafts, jacobi, speculative
 from pointillist.sampling.drafters import jacobi as jacobi_drafts
 from pointillist.sampling.drafters import model

@@ -95,7 +95,7 @@ def _draft(source: Source, config: dict, to: torch.device) -> tuple[Any, dict, P
     unit = json.loads(source.changes)[0]
     zoo = "" if Path(source.draft).exists() or source.draft not in _names(source) else source.draft
     if zoo and source.weights == RANDOM:
-        same = config["unit"]["name"] == _random_config(zoo)["unit"]["name"]
+        same = config["unit"]["name"] == _generator(zoo).options["unit"]["name"]
         return *_random(zoo, unit if same else {}, {}), Path(f"{zoo}-{RANDOM}")
     place = Path(source.weights)  # a file is the target's; the draft lies beside it
     beside = _folder(source.draft, zoo, str(place.parent) if place.is_file() else source.weights)
@@ -145,7 +145,7 @@ def _random(name: str, unit: dict, model: dict) -> tuple[Any, dict]:
     """A generator of the real size and its config; no checkpoint has its sha256."""
     from pointillist.zoo.zoo import random
 
-    _random_config(name)
+    _generator(name)
     generator, config = random(name)
     module = find("models/units", config["unit"]["name"])
     units = override("unit", unit, config["unit"], getattr(module, "SAMPLING", set()))
@@ -155,13 +155,13 @@ def _random(name: str, unit: dict, model: dict) -> tuple[Any, dict]:
     return generator.eval().requires_grad_(False), config
 
 
-def _random_config(name: str) -> dict:
-    """What its config.json would say of a generator's unit. Raises ValueError for a tokenizer."""
+def _generator(name: str) -> Any:
+    """A member of the zoo. Raises ValueError for a tokenizer."""
     from pointillist.zoo.zoo import member
 
     if (m := member(name)).kind != "generator":
         raise ValueError(f"{name} is a {m.kind}, a generator is needed here")
-    return {"unit": m.options["unit"]}
+    return m
 
 
 def _random_tokenizer(source: Source) -> Any:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from pointillist import CodeSpec
 from pointillist.models import generator
 from pointillist.models.any_order import AnyOrder
+from pointillist.models.blocks import Cache
 from pointillist.models.dist import Dist, Noise
 from pointillist.models.generator import Pattern, State
 from pointillist.models.layout import Index
 from pointillist.models.plan import COND, NONE, Plan, positions
-from pointillist.models.transformer import Cache
 
 SAMPLING = {"passes"}  # options that may change after training
 
