@@ -9,8 +9,9 @@
     python sample.py configs/imagenet/var-d30.yaml dry_run=true                   # what that would cost here
     python sample.py zoo=llamagen-l-384 weights=FOLDER classes=207,360 guidance=4 top_k=2000 num_images=8
 
-Writes images.npz (arr_0 uint8 NHWC, arr_1 labels), codes.npz, grid.png and sample.json. Image i is the same image for
-any batch_size, order or restart; the same command again continues a run that was stopped.
+Writes images.npz (arr_0 uint8 NHWC, arr_1 labels), codes.npz, grid.png and sample.json; png=true adds png/000000.png
+... of the images, also where they are finished. Image i is the same image for any batch_size, order or restart; the
+same command again continues a run that was stopped.
 
 Several values with commas are a sweep: every combination is sampled and scored under points/, and sweep.csv, sweep.md
 and report.html compare them. Names and paths (classes, image, ...) hold their commas.
@@ -20,9 +21,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pointillist.configs.options import load, option, parse, run
 from pointillist.configs.recipes import read_recipe
+from pointillist.sweeps.grid import expand
 from pointillist.training.request import Request, differing
 
 
@@ -31,6 +34,7 @@ class Options(Request):
     out: str = option(
         "", "where to write; default: samples/ in the run, sweep/ for a sweep; runs/zoo/NAME for zoo=NAME"
     )
+    png: bool = option(False, "also write png/000000.png ..., a file for each image")
     dry_run: bool = option(False, "write no samples: sizes, memory, the time of a few images, and what was published")
     score: bool = option(True, "sweeps: score every point against the data of the training")
     cache: str = option("", "sweeps: folder of the score's feature networks; default: evaluation/ beside the run")
@@ -39,29 +43,40 @@ class Options(Request):
 
 # Whose commas belong to the value: names and paths. num_images is one number for all points of a sweep.
 WHOLE = {"run", "out", "device", "tokenizer", "draft", "score", "cache", "network_steps", "weights", "published"}
-WHOLE |= {"num_images", "classes", "image", "mask", "captions", "prompt", "text_encoder", "dry_run"}
+WHOLE |= {"num_images", "classes", "image", "mask", "captions", "prompt", "text_encoder", "dry_run", "png"}
 
 
 def main(argv: list[str]) -> None:
     command = parse(argv, __doc__, Options, recipe=lambda path: read_recipe(path).words())
     words = ([f"run={command.target}"] if command.target else []) + command.words
 
-    from pointillist.sweeps.grid import expand
-    from pointillist.sweeps.sweep import sweep
-    from pointillist.training.dry_run import dry_run
+    grid = expand(Options, words, WHOLE)
+    options = None if grid.axes else load(Options, None, words)
+
     from pointillist.training.jobs import MEANINGLESS, draw, prepare, prepare_one, rehearse
     from pointillist.training.models import RANDOM
 
-    if (grid := expand(Options, words, WHOLE)).axes:
+    def draw_all(job: Any, out: Path) -> dict:
+        report = draw(job, out)
+        if job.options.png:
+            from pointillist.training.pngs import write_pngs
+
+            write_pngs(out)
+        return report
+
+    if grid.axes:
+        from pointillist.sweeps.sweep import sweep
+
         points = [(point.name, load(Options, None, point.words)) for point in grid.points]
         if points[0][1].dry_run:
             raise ValueError(f"dry_run=true looks at one point, this is a grid of {len(points)}; leave the commas out")
         if any(options.weights == RANDOM for _, options in points):
             print(f"WARNING: {MEANINGLESS}")
-        sweep(grid.axes, points, prepare, rehearse, draw)
+        sweep(grid.axes, points, prepare, rehearse, draw_all)
         return
-    options = load(Options, None, words)
     if options.dry_run:
+        from pointillist.training.dry_run import dry_run
+
         dry_run(options)
         return
     job = prepare_one(options)
@@ -71,7 +86,7 @@ def main(argv: list[str]) -> None:
         print(f"WARNING: {MEANINGLESS}")
     out = Path(options.out or job.folder.parent / "samples")
     was_finished = (out / "sample.json").is_file()
-    cost = draw(job, out)["trace"]
+    cost = draw_all(job, out)["trace"]
     if was_finished:
         print(f"{out} is finished: {options.num_images} images; look at {out / 'grid.png'}")
         return

@@ -13,11 +13,13 @@ import signal
 import time
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pointillist.configs.files import read_json, write_json
 from pointillist.configs.options import build, describe, find, load, parse, pick_device, read_yaml, run, to_dict
-from pointillist.training.options import FREE, TrainOptions
+
+if TYPE_CHECKING:  # torch is not imported before help is printed
+    from pointillist.training.options import TrainOptions
 
 
 def main(argv: list[str]) -> None:
@@ -32,9 +34,12 @@ def main(argv: list[str]) -> None:
     from tqdm import tqdm
 
     from pointillist.training import checkpoint
+    from pointillist.training.compiling import compiled
     from pointillist.training.load import versions
     from pointillist.training.log import Log
-    from pointillist.training.optimization import keep_freed_memory, learning_rate, make_optimizer
+    from pointillist.training.memory import keep_freed_memory
+    from pointillist.training.optimization import learning_rate, make_optimizer
+    from pointillist.training.speed import Speed
 
     out, device = Path(options.out), pick_device(options.device)
     if device.type == "cuda":
@@ -52,7 +57,6 @@ def main(argv: list[str]) -> None:
     found = [out / f"step_{step:08d}" for step in checkpoint.steps(out)]
     remember_options(out, options, found[-1] if found else None, task.config())
     optimizer = make_optimizer(model, o)
-    loss_of = torch.compile(model.loss) if options.compile else model.loss
 
     # ----------------------------------------------------------------- resume: own latest checkpoint, else from scratch
     if found:
@@ -83,6 +87,8 @@ def main(argv: list[str]) -> None:
         f"{out}: {parameters / 1e6:.2f} M parameters, steps {start}..{options.steps}, {options.precision} on {device}"
     )
     task.batch(start)  # whatever is built on first use has its own progress bar
+    speed = Speed(model, task.example(), options.batch_size, options.precision, start, seconds)
+    loss_of = compiled(model) if options.compile else model.loss
     bar = tqdm(range(start, options.steps), initial=start, total=options.steps, unit="step", dynamic_ncols=True)
     for step in bar:
         begin = time.perf_counter()
@@ -116,8 +122,9 @@ def main(argv: list[str]) -> None:
         # once in a while: a line in the log
         if step % options.log_every == 0 or done == options.steps:
             scalars = {k: float(v) for k, v in values.items()}
-            log.write(step, **scalars, lr=rate, grad_norm=float(norm), seconds=round(seconds, 2))
-            bar.set_postfix({k: f"{v:.3f}" for k, v in scalars.items()}, refresh=False)
+            rates = speed.until(done, seconds)
+            log.write(step, **scalars, lr=rate, grad_norm=float(norm), seconds=round(seconds, 2), **rates)
+            bar.set_postfix({k: f"{v:.3f}" for k, v in scalars.items()} | speed.words(rates), refresh=False)
 
         # once in a while: held-out scores and a picture, of the averaged weights
         if done % options.evaluate_every == 0 or done == options.steps:
@@ -173,6 +180,7 @@ def remember_options(out: Path, options: TrainOptions, last: Path | None, config
     path, now = out / "options.json", to_dict(options)
     if last is not None:
         from pointillist.training.checkpoint import read_config
+        from pointillist.training.options import FREE
 
         before = to_dict(build(type(options), read_json(path))) if path.is_file() else now
         saved = read_config(last)
@@ -194,11 +202,9 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def print_plan(options: TrainOptions, task: Any) -> None:
     """dry_run: resolved options, parameters, FLOPs."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from pointillist.training.speed import image_flops
 
-    with FlopCounterMode(display=False) as counter:
-        task.model.loss(**task.example())["loss"].backward()
-    flops = counter.get_total_flops()
+    flops = image_flops(task.model, task.example())
     print("\n".join(describe(type(options), options)))
     print(f"\n{sum(p.numel() for p in task.model.parameters()) / 1e6:.2f} M parameters")
     print(f"{flops / 1e9:.3f} GFLOP an image forward and backward, {flops * options.batch_size / 1e9:.1f} GFLOP a step")

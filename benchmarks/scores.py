@@ -10,18 +10,16 @@ distances. Run it alone: one competing process slows torch on two cores 5 to 30 
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+from measure import alone, limits, peak_memory, timed
 from scipy.linalg import sqrtm
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
@@ -110,10 +108,8 @@ def seen(network: torch.nn.Module, count: int) -> str:
     images = torch.randint(0, 256, (32, 3, 256, 256), dtype=torch.uint8)
     network.features_list = ["2048", "logits_unbiased"]
     network(images)  # the first call prepares its kernels
-    begin = time.perf_counter()
-    for _ in range(count // 32):
-        network(images)
-    return f"{count // 32 * 32 / (time.perf_counter() - begin):.1f} images/s"
+    seconds = timed(lambda: [network(images) for _ in range(count // 32)])
+    return f"{count // 32 * 32 / seconds:.1f} images/s"
 
 
 CONTENDERS: dict[str, dict[str, Callable[[Path, Benchmark], str]]] = {
@@ -169,18 +165,12 @@ def measure(what: str, name: str, folder: Path, options: Benchmark) -> tuple[flo
     if options.limit and name == "torch-fidelity" and what.startswith("precision"):
         seconds *= distances(options.samples, options.reference) / distances(options.limit, options.reference)
         value += f" (of {options.limit}; seconds scaled)"
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, value
+    return seconds, peak_memory(), value
 
 
 def distances(n: int, m: int) -> int:
     """How many torch-fidelity computes."""
     return n * n + m * m + 2 * n * m
-
-
-def alone(function: Callable, *arguments: object):
-    """In a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def main(argv: list[str]) -> None:
@@ -193,8 +183,8 @@ def main(argv: list[str]) -> None:
         alone(write_features, folder, "samples", options.samples, options.dim, 1)
         alone(write_features, folder, "reference", options.reference, options.dim, 2)
         alone(write_goal, folder)
-        print(f"{options.samples} samples, {options.reference} reference, {options.dim} features, "
-              f"{torch.get_num_threads()} threads")  # fmt: skip
+        print(alone(limits))
+        print(f"{options.samples} samples, {options.reference} reference, {options.dim} features")
         for what, contenders in CONTENDERS.items():
             first = 0.0
             for contender in contenders:

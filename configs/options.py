@@ -28,7 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import StringNode
 from yaml import YAMLError
 
+from pointillist.configs.stand_ins import PLAIN, print_help
+
 ROOT = Path(__file__).resolve().parent.parent
+HELP, CHOICES = {"-h", "--help"}, "=?"  # words that ask for help: these, and an option's name with CHOICES behind it
 
 
 def option(default: Any, help: str = "", part: str = "") -> Any:
@@ -76,9 +79,12 @@ def load(cls: type, yaml: str | Path | None = None, words: list[str] | tuple[str
 
 def build(cls: type, values: dict, words: list[str] | tuple[str, ...] = ()) -> Any:
     """As `load`, from a plain dict: this is how a config.json becomes options again."""
-    pairs = [_pair(word, [f.name for f in fields(cls)]) for word in words]
-    base, values, pairs = _structure(cls, values, pairs)
+    names = [f.name for f in fields(cls)]
+    pairs = [_pair(word, names) for word in words]
     try:
+        if unknown := [f"{key}=" for key, _ in pairs if key.partition(".")[0] not in names]:
+            OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.from_dotlist(unknown))  # raises, before any import
+        base, values, pairs = _structure(cls, values, pairs)
         merged = OmegaConf.merge(base, values)
         for key, value in pairs:
             merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([f"{key}={_quoted(base, key, value)}"]))
@@ -252,18 +258,18 @@ def parse(
         if len(targets) > 1:
             raise ValueError(f"one recipe at a time, and nothing beside it; got {', '.join(targets)}")
         targets, words = [], recipe(targets[0]) + words
-    if set(flags) & {"-h", "--help"}:
+    if HELP & set(flags):
         yaml = next((t for t in targets if t.endswith((".yaml", ".yml"))), None)
-        print(textwrap.dedent(usage).strip() + "\n\nOptions, with [defaults]:")
-        print("\n".join(describe(cls, load(cls, yaml, words))))
+        lines = describe(cls, load(cls, yaml, words))
+        print("\n".join([textwrap.dedent(usage).strip(), "", "Options, with [defaults]:", *lines]))
         raise SystemExit(0)
     if flags:
         raise ValueError(f"unknown flag {flags[0]}: options are written key=value; --help lists them")
     for word in words:
-        if word.endswith("=?"):
-            others = [w for w in words if not w.endswith("=?")]
-            lines = [x for x in describe(cls, load(cls, None, others)) if x.split()[0].startswith(word[:-2])]
-            print("\n".join(lines) or f"no option {word[:-2]}; --help lists them")
+        if word.endswith(CHOICES):
+            name, others = word.removesuffix(CHOICES), [w for w in words if not w.endswith(CHOICES)]
+            lines = [x for x in describe(cls, load(cls, None, others)) if x.split()[0].startswith(name)]
+            print("\n".join(lines) or f"no option {name}; --help lists them")
             raise SystemExit(0)
     return Command(targets, words)
 
@@ -288,11 +294,14 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     Set POINTILLIST_TRACEBACK=1 to see where an error was raised.
     """
+    argv = sys.argv[1:]
     if os.environ.get("POINTILLIST_TRACEBACK"):
-        main(sys.argv[1:])
+        main(argv)
         return
     try:
-        main(sys.argv[1:])
+        if PLAIN not in os.environ and any(w in HELP or w.endswith(CHOICES) for w in argv):
+            print_help(main, argv)
+        main(argv)
     except (ValueError, OSError, ImportError) as e:
         print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(e).split())}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -31,6 +31,8 @@ class Codes:
         self.spec = CodeSpec.from_dict(manifest["spec"])
         self.classes = tuple(manifest["classes"])
         self.shard_rows = manifest["layout"]["shard_rows"]
+        # [rows * V, ...], still mapped; without the class memmap, which makes every small access slow
+        self._flat = [np.asarray(shard).reshape(-1, *shard.shape[2:]) for shard in shards]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,13 +72,17 @@ class Codes:
         return _tensor(self._rows(index, np.full(len(index), view)))
 
     def _rows(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
-        if len(self.shards) == 1:
-            return self.shards[0][index, view]
-        shard, row = np.divmod(index, self.shard_rows)
-        codes = np.empty((len(index), *self.shards[0].shape[2:]), self.shards[0].dtype)
-        for s in np.unique(shard):
-            here = shard == s
-            codes[here] = self.shards[s][row[here], view[here]]
+        """Codes of images [B] in views [B], as they are stored: one gather for each shard."""
+        if len(self._flat) == 1:
+            return self._flat[0].take(index * self.num_views + view, axis=0)
+        sorted_by_shard = np.argsort(index // self.shard_rows, kind="stable")
+        index, view = index[sorted_by_shard], view[sorted_by_shard]
+        ends = np.searchsorted(index // self.shard_rows, np.arange(len(self._flat) + 1)).tolist()
+        row = index % self.shard_rows * self.num_views + view
+        codes = np.empty((len(index), *self._flat[0].shape[1:]), self._flat[0].dtype)
+        for flat, first, last in zip(self._flat, ends, ends[1:], strict=False):
+            if first < last:
+                codes[sorted_by_shard[first:last]] = flat.take(row[first:last], axis=0)
         return codes
 
 

@@ -7,11 +7,13 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes longer to import than help to print
+    from torch import Tensor
 
 SPLITS = ("train", "heldout")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -117,9 +119,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 0..255 -> float32 in [-1, 1], any shape."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """float, clamped to [-1, 1] -> uint8 0..255, rounded; inverse of `to_float`."""
-    return (127.5 * images.to(torch.float32) + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return (127.5 * images.float() + 127.5).round().clamp(0, 255).byte()

@@ -16,16 +16,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from pointillist.data.crops import center_crop, square
 from pointillist.data.images import to_float, to_uint8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Resize = Literal["none", "adm", "pil_bicubic", "pil_lanczos", "bicubic"]
 Quantize = Literal["round", "truncate"]
@@ -80,7 +80,7 @@ def finish(images: Tensor, pixels: Pixels, value_range: Sequence[float] = DECODE
     bicubic works on the floats, the other resizers on uint8, as published. Values beyond `value_range` become 0 or 255,
     after the resizing. Raises ValueError for NaN and infinity.
     """
-    images = images.to(torch.float32)  # first: 127.5 x + 127.5 in bfloat16 puts 40 % of the pixels one level off
+    images = images.float()  # first: 127.5 x + 127.5 in bfloat16 puts 40 % of the pixels one level off
     broken = int((~images.isfinite()).flatten(1).any(1).sum())
     if broken:
         raise ValueError(f"{broken} of {len(images)} images hold NaN or infinity; decode them in float32, and look")
@@ -88,6 +88,8 @@ def finish(images: Tensor, pixels: Pixels, value_range: Sequence[float] = DECODE
         return quantize(images, pixels, value_range)
     if pixels.resize == "bicubic":
         return quantize(_interpolate(images, pixels.size), pixels, value_range)
+    import torch
+
     stored = quantize(images, pixels, value_range).permute(0, 2, 3, 1).cpu().numpy()
     fitted = np.stack([fit(Image.fromarray(image), pixels) for image in stored])
     return torch.from_numpy(fitted).permute(0, 3, 1, 2).to(images.device)
@@ -97,7 +99,7 @@ def quantize(images: Tensor, pixels: Pixels, value_range: Sequence[float] = DECO
     """float32 in `value_range`, any shape -> uint8. truncate: floor(255 (x - lowest) / (highest - lowest))."""
     lowest, highest = value_range
     if pixels.quantize == "truncate":
-        return ((images - lowest) * (255 / (highest - lowest))).floor().clamp(0, 255).to(torch.uint8)
+        return ((images - lowest) * (255 / (highest - lowest))).floor().clamp(0, 255).byte()
     # [-1, 1] is left alone: an addition and its inverse would cost bits, and `to_uint8` is what sample.py writes with
     is_decoded = (lowest, highest) == DECODED
     return to_uint8(images if is_decoded else (images - lowest) * (2 / (highest - lowest)) - 1)
@@ -111,6 +113,8 @@ def fit(image: Image.Image, pixels: Pixels) -> np.ndarray:
     if pixels.resize == "adm":
         return np.array(center_crop(image, side))
     if pixels.resize == "bicubic":
+        import torch
+
         levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return finish(to_float(levels)[None], pixels)[0].permute(1, 2, 0).numpy()
     width, height = _shorter_side(image.width, image.height, side)
@@ -126,6 +130,8 @@ def _shorter_side(width: int, height: int, side: int) -> tuple[int, int]:
 
 def _interpolate(images: Tensor, side: int) -> Tensor:
     """F.interpolate's bicubic without antialias, shorter side to `side`, then the centre: [b, 3, side, side]."""
+    import torch.nn.functional as F
+
     width, height = _shorter_side(images.shape[3], images.shape[2], side)
     images = F.interpolate(images, size=(height, width), mode="bicubic", align_corners=False, antialias=False)
     left, top = round((width - side) / 2), round((height - side) / 2)

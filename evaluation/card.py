@@ -69,7 +69,8 @@ def origin(images: Path) -> dict | None:
     said = read_json(path)
     kept = ("checkpoint", "original", "published", "tokenizer", "draft", "law", "device", "versions", "git", "warning")
     request = said.get("options") or {}
-    made = {"request": request, "weights": weights_of(said), "decoded": decoded_in(request.get("precision", "fp32"))}
+    decoded = decoded_in(request.get("precision", "fp32"), request.get("decoder_precision", "fp32"))
+    made = {"request": request, "weights": weights_of(said), "decoded": decoded}
     return made | {k: said[k] for k in kept if said.get(k) is not None}
 
 

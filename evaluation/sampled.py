@@ -51,7 +51,7 @@ def about_run(job: Job) -> dict:
         "checkpoint": {"path": str(job.folder), "sha256": config["sha256"], "step": config["step"]},
         "weights": weights_of(config),
         "tokenizer": config["tokenizer"],
-        "decoded": decoded_in(job.options.precision),
+        "decoded": decoded_in(job.options.precision, job.options.decoder_precision),
         "request": job.request,
         "published": job.published or None,
     }

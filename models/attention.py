@@ -23,8 +23,8 @@ BACKENDS = ("sdpa", "matmul", "flex", "xformers")
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B, H, Q, d], k and v [B, G, K, d] -> [B, H, Q, d]
 
 
-def masked(mask: Tensor) -> Attend:
-    """SDPA under a bool mask [.., Q, K]: the decode path, whose rows are gathered from the plan's mask."""
+def masked(mask: Tensor | None) -> Attend:
+    """SDPA under a bool mask [.., Q, K], whose rows the decode path gathers from the plan's; None hides nothing."""
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
 
 

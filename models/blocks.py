@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointillist.models.attention import Attend
+from pointillist.models.lean import Dropout, learns, rms_norm, silu_down
 from pointillist.models.linear import Linear
 from pointillist.models.rope import rotate
 
@@ -73,10 +74,14 @@ class Cache:
     v: Tensor
 
     def write(self, k: Tensor, v: Tensor, places: Tensor, until: int) -> tuple[Tensor, Tensor]:
-        """Store k, v [B, W, G, d] at places [B, W]; the keys and values of places < until."""
-        index = places[:, :, None, None].expand_as(k)
-        self.k.scatter_(1, index, k)
-        self.v.scatter_(1, index, v)
+        """Store k, v [B, W, G, d] at places [B | 1, W]; the keys and values of places < until."""
+        if len(places) == 1:
+            self.k.index_copy_(1, places[0], k)
+            self.v.index_copy_(1, places[0], v)
+        else:
+            index = places[:, :, None, None].expand_as(k)
+            self.k.scatter_(1, index, k)
+            self.v.scatter_(1, index, v)
         return self.k[:, :until], self.v[:, :until]
 
     def grow(self, length: int) -> None:
@@ -103,6 +108,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if learns():
+            return rms_norm(x, self.weight, self.eps)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)).to(x.dtype) * self.weight
 
@@ -126,33 +133,35 @@ class Attention(nn.Module):
         if shape.qk_norm == "l2":
             self.log_scale = nn.Parameter(torch.full((shape.num_heads,), math.log(4.0)))
 
-    def project(self, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Normed, rotated queries [B, W, H, d] and keys, and values [B, W, G, d], of x [B, W, D]."""
-        s = self.shape
+    def project(
+        self, x: Tensor, rope: Tensor | None, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed, rotated queries [B, W, H, d] and keys, and values [B, W, G, d], of x [B, W, D]; of the dtype given or
+        that of the product with x."""
+        s, bias = self.shape, None
         if s.attention_bias == "qv":
             bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-            heads = self.qkv.product(x, bias)
-        else:
-            heads = self.qkv(x)
+        heads = self.qkv.inner(x, bias)
         heads = heads.unflatten(-1, (s.num_heads + 2 * s.num_kv_heads, s.head_dim))
         turned, v = heads.split([s.num_heads + s.num_kv_heads, s.num_kv_heads], dim=2)
         if s.qk_norm != "none":
             q, k = turned.split([s.num_heads, s.num_kv_heads], dim=2)
             q, k = (self.q_norm(q), self.k_norm(k)) if s.qk_norm == "rms" else self._on_spheres(q, k)
             turned = torch.cat([q, k], dim=2)
-        turned = turned if rope is None else rotate(turned, rope)
+        dtype = dtype or v.dtype
+        turned = turned.to(dtype) if rope is None else rotate(turned, rope, dtype)
         q, k = turned.split([s.num_heads, s.num_kv_heads], dim=2)
-        return q, k, v
+        return q, k, v.to(dtype)
 
     def _on_spheres(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys for cosine attention: softmax(scale * cos(q, k)), scale learned, a head's, at most 100.
 
-        Attention divides by sqrt(d), which q makes up for. In at least fp32, cast back.
+        Attention divides by sqrt(d), which q makes up for. In at least fp32.
         """
         exact = torch.promote_types(q.dtype, torch.float32)
         scale = self.log_scale.to(exact).clamp_max(math.log(MAX_QK_SCALE)).exp() * math.sqrt(q.shape[-1])
         unit_q, unit_k = (F.normalize(x.to(exact), dim=-1) for x in (q, k))
-        return (unit_q * scale[:, None]).to(q.dtype), unit_k.to(k.dtype)
+        return unit_q * scale[:, None], unit_k
 
     def forward(self, x: Tensor, rope: Tensor | None, attend: Attend) -> Tensor:
         q, k, v = self.project(x, rope)
@@ -162,10 +171,11 @@ class Attention(nn.Module):
     def decode(
         self, x: Tensor, rope: Tensor | None, attend: Attend, cache: Cache, places: Tensor, until: int
     ) -> Tensor:
-        q, k, v = self.project(x, rope)
-        keys, values = cache.write(k.to(cache.k.dtype), v.to(cache.v.dtype), places, until)
-        y = attend(q.to(keys.dtype).transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-        return self.out(y.to(x.dtype).transpose(1, 2).flatten(2))
+        q, k, v = self.project(x, rope, cache.k.dtype)
+        keys, values = cache.write(k, v, places, until)
+        y = attend(q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
+        y = y.transpose(1, 2).flatten(2)
+        return self.out.inner(y.to(self.out.dtype or x.dtype))
 
 
 class SwiGLU(nn.Module):
@@ -177,8 +187,10 @@ class SwiGLU(nn.Module):
         self.w2 = Linear(shape.ffn_dim, shape.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate) * value)
+        if learns() and self.w2.dtype is None:
+            return silu_down(self.w13(x), self.w2.weight)
+        gate, value = self.w13.inner(x).chunk(2, dim=-1)
+        return self.w2.inner(F.silu(gate) * value)
 
 
 class MLP(nn.Module):
@@ -189,7 +201,7 @@ class MLP(nn.Module):
         self.w1, self.w2 = Linear(shape.dim, shape.ffn_dim), Linear(shape.ffn_dim, shape.dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.w2(F.gelu(self.w1(x), approximate="tanh"))
+        return self.w2.inner(F.gelu(self.w1.inner(x), approximate="tanh"))
 
 
 class AdaLN(nn.Sequential):
@@ -217,7 +229,7 @@ class Block(nn.Module):
         self.attention = Attention(shape)
         self.ffn_norm = norm_of(shape)
         self.ffn = SwiGLU(shape) if shape.ffn == "swiglu" else MLP(shape)
-        self.drop = nn.Dropout(shape.dropout) if shape.dropout else nn.Identity()
+        self.drop = Dropout(shape.dropout) if shape.dropout else nn.Identity()
         self.own = nn.Parameter(torch.zeros(6, shape.dim)) if shape.adaln in ("given", "shared") else None
         self.modulate = AdaLN(shape.dim, 6) if shape.adaln == "block" else None
 

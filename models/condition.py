@@ -24,6 +24,8 @@ from pointillist.models.plan import COND, PREFIX
 class Classes(nn.Embedding):
     """One vector a class; the last row is the null class."""
 
+    is_plain = True  # it hides nothing
+
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__(num_classes + 1, dim)
         self.num_classes = num_classes
@@ -62,6 +64,7 @@ class Captions(nn.Module):
     no parameter.
     """
 
+    is_plain = False
     features: Tensor
     mask: Tensor
     uncond_embedding: Tensor

@@ -50,12 +50,12 @@ class State(generator.State):
 
     features [B, L + 1, D] by place: the target's, from where they end the head's own; the last row takes padding
     clean    [B] places before this one have keys of the latest features
-    learned  the target's first features are there
+    learned  [B] bool: the target's first features are there
     """
 
     features: Tensor = field(default_factory=lambda: torch.empty(0))
     clean: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    learned: bool = False
+    learned: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
 
 class Shared:
@@ -165,9 +165,10 @@ class Eagle(nn.Module):
             known=known,
             features=self.join.weight.new_zeros(len(cond), self.plan.length + 1, self.transformer.shape.dim),
             clean=torch.ones_like(cond),
+            learned=torch.zeros_like(cond, dtype=torch.bool),
         )
 
-    def can_draft(self, state: State) -> bool:
+    def can_draft(self, state: State) -> Tensor:
         return state.learned
 
     def learn(self, state: State, slots: Tensor, features: Tensor) -> None:
@@ -183,15 +184,16 @@ class Eagle(nn.Module):
         places = torch.where(slots < 0, length, places)  # [B, m]
         rows = torch.arange(len(places), device=places.device)[:, None]
         state.features[rows, places] = features[:, :, 0].to(state.features.dtype)
-        state.clean, state.learned = state.clean.minimum(places[:, 0] + 1), True
+        state.clean, state.learned = state.clean.minimum(places[:, 0] + 1), torch.ones_like(state.learned)
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: None = None) -> Dist:
         """One pass: the laws of the next m groups, slots [B, m, 1], of which the last is predicted; slot -1 pads.
 
         With m = 2 and draft [B, 1, 1, ...] the first is the newest that was committed, and its law the target's.
-        All places whose features have come since the latest pass are fed with it.
+        All places whose features have come since the latest pass are fed with it. What it says of images that it
+        cannot draft for yet means nothing.
         """
-        if not state.learned:
+        if not bool(state.learned.any()):
             raise ValueError("an EAGLE head only drafts: sample its target with draft=HEAD sampler.drafter=model")
         m, length, layout = slots.shape[1], self.plan.length, self.target.layout
         assert pattern is None and (m, draft is None) in ((1, True), (2, False)), "it runs ahead one group at a time"
@@ -206,7 +208,7 @@ class Eagle(nn.Module):
         mask[..., 0] = False  # place 0, the condition's, is never fed
         x = self.target.embed(state.codes, state.cond, index)
         x = self.join(torch.cat([x, state.features[rows[:, None], places - 1]], dim=-1))
-        x = self.transformer.decode(x, layout.rope(index.at), mask, state.caches, places)
+        x = self.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, until)
         asked = (state.length[:, None] + torch.arange(m, device=rows.device)).clamp_max(length)  # [B, m]
         state.features[rows, asked[:, -1]] = x[rows, end - 1 - first]
         state.clean, state.fed = end, width
@@ -216,4 +218,10 @@ class Eagle(nn.Module):
         self.target.rewind(state, length, slots, codes)
 
     def select(self, state: State, rows: Tensor) -> State:
-        return replace(self.target.select(state, rows), features=state.features[rows], clean=state.clean[rows])
+        own = {name: getattr(state, name)[rows] for name in ("features", "clean", "learned")}
+        return replace(self.target.select(state, rows), **own)
+
+    def refill(self, state: State, rows: Tensor, fresh: State) -> None:
+        self.target.refill(state, rows, fresh)
+        for name in ("features", "clean", "learned"):
+            setattr(state, name, getattr(state, name).index_copy(0, rows, getattr(fresh, name)))

@@ -41,6 +41,6 @@ class Front:
         until = int(self.fed.nonzero()[-1]) + 1
         mask = model.visible(state.cond, places, until) & self.fed[:until]
         x = model.embed(state.codes, state.cond, index)
-        x = model.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, state.modulations)
+        x = model.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, until, state.modulations)
         state.fed, state.hidden = places.shape[1], x[:, -slots.shape[1] :, None]
         return model.head.dist(state.hidden)

@@ -137,6 +137,8 @@ class Generator(nn.Module):
         x = self.embedding_drop(self.embed(codes, cond, index))  # [B, L, D]
         attend = self.condition.attend(layout, cond)
         x = self.transformer(x, layout.rope(index.at), attend, self.modulations(cond))
+        if order is None:
+            return x.index_select(1, index.place_of[0])  # whose backward keeps no index of x's size
         return torch.take_along_dim(x, index.place_of[..., None], dim=1)
 
     def modulations(self, cond: Tensor) -> Modulations | None:
@@ -224,8 +226,25 @@ class Generator(nn.Module):
         return steps_done(state.length, m, len(self.layout.decoded_before) - 1)
 
     def visible(self, cond: Tensor, places: Tensor, until: int) -> Tensor:
-        """[B, W, until] bool: which of the first places the places [B, W] see."""
+        """[B | 1, W, until] bool: which of the first places the places [B | 1, W] see."""
         return self.condition.visible(self.layout.mask[places, :until], cond, places)
+
+    def window(self, state: State, m: int) -> tuple[Tensor, int]:
+        """Places [B | 1, W] of the next m groups, one row where all images stand together, and how many of the first
+        places hold all that they may see."""
+        starts, last = self.plan.starts, min(state.longest + m, len(self.plan.groups))
+        end, device = int(starts[last]), state.length.device
+        until = min(-(-end // self.share) * self.share, self.plan.length)
+        if state.together:
+            return torch.arange(int(starts[state.longest]), end, device=device)[None], until
+        first, width = self.layout.starts[state.length], self.layout.width(state.length, m)
+        places = first[:, None] + torch.arange(width, device=device)
+        return places.clamp_max(self.plan.length - 1), until
+
+    @property
+    def share(self) -> int:
+        """Of how many places what a pass sees is a multiple: one, or a quarter of all where graphs are fixed."""
+        return -(-self.plan.length // 4) if self.transformer.has_fixed_graphs else 1
 
     def query(self, state: State, slots: Tensor, draft: Tensor | None = None, pattern: Pattern | None = None) -> Dist:
         """One pass: the laws of the next m groups, slots [B, m, g]; slot -1 pads past an image's end.
@@ -241,16 +260,18 @@ class Generator(nn.Module):
         state.slots = slots % state.codes.shape[1]  # -1 becomes the last, unread row
         if draft is not None:
             state.put(state.slots[:, :-1], draft)
-        layout, first = self.layout, self.layout.starts[state.length]  # [B]
-        last, width = state.longest + m, self.layout.width(state.length, m)
-        places = (first[:, None] + torch.arange(width, device=first.device)).clamp_max(self.plan.length - 1)  # [B, W]
-        until = min(int(self.plan.starts[min(last, len(self.plan.groups))]), self.plan.length)
+        places, until = self.window(state, m)  # [B | 1, W]
         index = state.index.window(places)
-        x, mask = self.embed(state.codes, state.cond, index), self.visible(state.cond, places, until)
-        x = self.transformer.decode(x, layout.rope(index.at), mask, state.caches, places, state.modulations)
-        wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - first[:, None]
-        wanted = wanted.clamp(0, width - 1)  # [B, m * g] within the window; a padding slot reads anything
-        state.fed, state.hidden = width, torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g))
+        x = self.embed(state.codes, state.cond, index)
+        if state.together and self.share == 1 and self.condition.is_plain and self.layout.is_open(state.longest, m):
+            mask = None
+        else:
+            mask = self.visible(state.cond, places, until)
+        x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places, until, state.modulations)
+        wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1) - places[:, :1]
+        state.fed = places.shape[1]
+        wanted = wanted.clamp(0, state.fed - 1)  # [B, m * g] within the window; a padding slot reads anything
+        state.hidden = torch.take_along_dim(x, wanted[..., None], dim=1).unflatten(1, (m, g))
         return self.head.dist(state.hidden)
 
     def commit(self, state: State, codes: Tensor, keep: Tensor | int, path: Tensor | None = None) -> None:
@@ -261,39 +282,29 @@ class Generator(nn.Module):
         if path is not None:
             settle(self, state, path)
         state.put(state.slots, codes)
-        state.length = state.length + keep
-        state.longest = state.longest + keep if isinstance(keep, int) else int(state.length.max())
+        state.advance(keep)
 
     def rewind(self, state: State, length: Tensor, slots: Tensor, codes: Tensor) -> None:
         """Go to length [B] groups, after writing codes [B, m, g, ...] to slots [B, m, g]: how a network that drafts
         follows another. Its keys are kept, so those before length must be of these codes."""
         state.put(slots % state.codes.shape[1], codes)
-        state.length, state.longest = length, int(length.max())
+        state.stand_at(length)
 
     def select(self, state: State, rows: Tensor) -> State:
         """The state of some of its images, rows [b]; a row may be taken more than once."""
-        index = state.index
-        if len(index.at) > 1:
-            index = Index(index.reads[rows], index.predicts[rows], index.at[rows], index.place_of[rows])
-        return replace(
-            state,
-            cond=state.cond[rows],
-            images=state.images[rows],
-            length=state.length[rows],
-            codes=state.codes[rows],
-            caches=[Cache(cache.k[rows], cache.v[rows]) for cache in state.caches],
-            index=index,
-            order=None if state.order is None else state.order[rows],
-            modulations=state.modulations and [part if part is None else part[rows] for part in state.modulations],
-        )
+        return state.select(rows)
+
+    def refill(self, state: State, rows: Tensor, fresh: State) -> None:
+        """Give rows [b] of a state to the b images of one that was just started."""
+        state.refill(rows, fresh)
 
     def features(self, state: State) -> Tensor:
         """[B, m, g, D] states behind the laws of the latest query."""
         return state.hidden
 
-    def can_draft(self, state: State) -> bool:
-        """Whether it can draft for another network now."""
-        return True
+    def can_draft(self, state: State) -> Tensor:
+        """[B] bool: for which images it can draft for another network now."""
+        return torch.ones_like(state.length, dtype=torch.bool)
 
     def learn(self, state: State, slots: Tensor, features: Tensor) -> None:
         """Take note of that network's features [B, m, g, D] of slots [B, m, g]; of no use here."""

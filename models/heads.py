@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
+from pointillist.models import cross_entropy
 from pointillist.models.dist import Categorical, Chain, Dist, Flow, at_least_fp32
 from pointillist.models.linear import Linear
 
@@ -52,9 +53,8 @@ class Softmax(Linear):
 
     def loss(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """[B, N] nats."""
-        logits = at_least_fp32(self(hidden, codes))
-        nats = F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
-        return nats if len(self.vocab) == 1 else nats.sum(-1)
+        assert self.packed is None, "a packed head decodes and does not train"
+        return cross_entropy.nats(hidden, self.weight, self.bias, codes, self.vocab)
 
     def dist(self, hidden: Tensor) -> Dist:
         return Categorical(at_least_fp32(self(hidden)))
@@ -77,8 +77,20 @@ class Chained(Softmax):
     def pack(self, dtype: torch.dtype) -> None:
         """Not this one: each book reads rows of its own."""
 
+    def loss(self, hidden: Tensor, codes: Tensor) -> Tensor:
+        """[B, N] nats."""
+        nats = []
+        for k, size in enumerate(self.vocab):
+            read, weight, bias = self._next(hidden, codes[..., :k])
+            nats.append(cross_entropy.nats(read, weight, bias, codes[..., k], (size,)))
+        return torch.stack(nats).sum(0)
+
     def next_book(self, hidden: Tensor, codes: Tensor) -> Tensor:
         """Logits [..., V_k] of book k = codes.shape[-1], given the books before it, codes [..., k]."""
+        return at_least_fp32(F.linear(*self._next(hidden, codes)))
+
+    def _next(self, hidden: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What book k's logits are made of: W_k's argument [..., D], W_k and its bias."""
         k = codes.shape[-1]
         context = hidden + self.position.weight[k]
         if k:
@@ -86,7 +98,7 @@ class Chained(Softmax):
             context = context + F.embedding(before, self.embedding.weight).sum(-2)
         start, end = list(pairwise([0, *accumulate(self.vocab)]))[k]
         bias = None if self.bias is None else self.bias[start:end]
-        return at_least_fp32(F.linear(hidden + self.mix(context), self.weight[start:end], bias))
+        return hidden + self.mix(context), self.weight[start:end], bias
 
     def dist(self, hidden: Tensor) -> Dist:
         return Chain(hidden, self.next_book, len(self.vocab))

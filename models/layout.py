@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,10 @@ class Index:
     place_of: Tensor
 
     def window(self, places: Tensor) -> Index:
-        """What the places [B, W] read, predict and stand at."""
+        """What the places [B | 1, W] read, predict and stand at."""
+        if len(places) == 1:
+            reads, predicts, at = (part[:, places[0]] for part in (self.reads, self.predicts, self.at))
+            return Index(reads, predicts, at, self.place_of)
         return Index(
             reads=torch.take_along_dim(self.reads, places[..., None], dim=1),
             predicts=torch.take_along_dim(self.predicts, places[..., None], dim=1),
@@ -42,6 +46,8 @@ class Layout(nn.Module):
         self.plan, self.attention, self.head_dim = plan, attention, head_dim
         for name in ("reads", "predicts", "at", "step", "place_of", "mask", "starts", "decoded_before"):
             self.register_buffer(name, getattr(plan, name), persistent=False)
+        bounds = plan.starts.tolist()
+        self._open = [bool(plan.mask[a:b, :b].all()) for a, b in pairwise(bounds)]
         self._rope: dict[torch.device, Tensor] = {}
         self._attend: dict[torch.device, Attend] = {}
 
@@ -73,6 +79,11 @@ class Layout(nn.Module):
         if device not in self._attend:
             self._attend[device] = planned(self.plan, self.attention, device)
         return self._attend[device]
+
+    def is_open(self, first: int, m: int) -> bool:
+        """Whether the places of m steps from the first on see all up to their last: those of one step do, where it has
+        no order inside, or is one place."""
+        return m == 1 and self._open[min(first, len(self._open) - 1)]
 
     def width(self, length: Tensor, m: int) -> int:
         """W, places of the widest window of m steps in a batch that has committed length [B] groups."""

@@ -8,53 +8,70 @@ the weight lies in oneDNN's own blocks once and for all.
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = 4  # oneDNN is slower with two rows than with four, so fewer are filled up
+from pointillist.models.processor import ROWS, least_rows, packs_fp32
 
 
 class Linear(nn.Linear):
-    """nn.Linear; `pack` replaces its weight by one that only products on this CPU can read."""
+    """nn.Linear; `pack` replaces its weight by one that only products on this CPU can read.
+
+    packed   the weight in oneDNN's layout
+    dtype    of its products, where that is not x's
+    """
 
     packed: Tensor | None = None
+    dtype: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.product(x, self.bias)
+        """x [..., in] -> [..., out] in x's dtype, or an autocast's."""
+        return self.inner(x) if self.dtype is None else self.inner(x).to(x.dtype)
 
-    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [..., in] -> [..., out] in x's dtype, with a bias [out] that need not be its own."""
-        if self.packed is None:
+    def inner(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """As `forward`, but in the dtype of the products: for what goes on in it or is added to wider numbers. With a
+        bias [out] that need not be its own."""
+        bias = self.bias if bias is None else bias
+        if self.dtype is None:
             return F.linear(x, self.weight, bias)
-        rows = x.reshape(-1, self.in_features).to(self.packed_as)
-        short = ROWS - len(rows)
+        bias = bias if bias is None else bias.to(self.dtype)
+        if self.packed is None:
+            return F.linear(x.to(self.dtype), self.weight, bias)
+        rows = x.reshape(-1, self.in_features).to(self.dtype)
+        short = least_rows() - len(rows)
         rows = F.pad(rows, (0, 0, 0, short)) if short > 0 else rows
-        bias = bias if bias is None else bias.to(self.packed_as)
         y = torch.ops.mkldnn._linear_pointwise(rows, self.packed, bias, "none", [], "")
-        return (y[:-short] if short > 0 else y).view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return (y[:-short] if short > 0 else y).view(*x.shape[:-1], self.out_features)
+
+    def turn_to(self, dtype: torch.dtype) -> None:
+        """Keep the weight as dtype, and make products in it."""
+        self.dtype, self.weight = dtype, nn.Parameter(self.weight.detach().to(dtype), requires_grad=False)
 
     def pack(self, dtype: torch.dtype) -> None:
         """Keep the weight as dtype, float32 or bfloat16, in oneDNN's layout, and no other copy of it."""
-        self.packed_as = dtype
+        self.dtype = dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach().to(dtype), ROWS)
         self.weight = None
 
 
-def pack(network: nn.Module, dtype: torch.dtype) -> None:
-    """Pack every Linear of a network, for sampling on this CPU. Raises ValueError for what oneDNN has no products for:
-    other devices, other dtypes, bfloat16 on processors without it."""
+def pack(network: nn.Module, dtype: torch.dtype, compiled: nn.Module | None = None) -> None:
+    """Pack every Linear of a network, for sampling on this CPU; those of its part that is `compiled` only take the
+    dtype, as a compiler packs by itself. Raises ValueError for what oneDNN has no products for: other devices, other
+    dtypes, bfloat16 on processors without it."""
     layers = [module for module in network.modules() if isinstance(module, Linear) and module.weight is not None]
     for device in {layer.weight.device.type for layer in layers}:
         if device != "cpu" or dtype not in (torch.float32, torch.bfloat16):
             raise ValueError(f"weights are packed on a CPU as float32 or bfloat16, got {device} and {dtype}")
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         raise ValueError("this processor has no bfloat16 products; use fp32")
+    inside = set() if compiled is None else set(compiled.modules())
     for layer in layers:
-        layer.pack(dtype)
+        if layer in inside:
+            layer.turn_to(dtype)
+        else:
+            layer.pack(dtype)
 
 
 def sizes_of(network: nn.Module) -> dict[torch.dtype, int]:
@@ -64,17 +81,10 @@ def sizes_of(network: nn.Module) -> dict[torch.dtype, int]:
         sizes[parameter.dtype] += parameter.numel()
     for layer in network.modules():
         if isinstance(layer, Linear) and layer.packed is not None:
-            sizes[layer.packed_as] += layer.in_features * layer.out_features
+            sizes[layer.dtype] += layer.in_features * layer.out_features
     return dict(sizes)
 
 
 def is_worth_it(rows: int) -> bool:
-    """Whether float32 products of so many rows are faster packed here: from four rows on, and with fewer wherever the
-    other kernels, MKL's, are not on the processors that they are made for (benchmarks/decode.py)."""
-    return torch.backends.mkldnn.is_available() and (rows >= ROWS or not _is_intel())
-
-
-@cache
-def _is_intel() -> bool:
-    about = Path("/proc/cpuinfo")
-    return about.is_file() and "GenuineIntel" in about.read_text(encoding="utf-8")
+    """Whether float32 products of so many rows are faster packed here."""
+    return torch.backends.mkldnn.is_available() and packs_fp32(rows)

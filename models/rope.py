@@ -20,8 +20,9 @@ def rope_table(position: Tensor, head_dim: int, base: float = 10000.0) -> Tensor
     return table.masked_fill(position[..., :1, None] < 0, 0.0)
 
 
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of x [B, L, H, head_dim] by table [L | B, L, head_dim / 2, 2], in at least fp32."""
+def rotate(x: Tensor, table: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Turn adjacent channel pairs of x [B, L, H, head_dim] by table [L | B, L, head_dim / 2, 2], in at least fp32; the
+    result is of x's dtype or the one given."""
     exact = torch.promote_types(x.dtype, torch.float32)
     pairs = x.to(exact).unflatten(-1, (-1, 2))  # [B, L, H, head_dim / 2, 2]
     turn = table.to(exact).unsqueeze(-3)
@@ -30,4 +31,4 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
         turned = torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1)
     else:  # eager: one product, 2.5 times faster on CPU
         turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn))
-    return turned.flatten(-2).to(x.dtype)
+    return turned.flatten(-2).to(dtype or x.dtype)

@@ -6,9 +6,11 @@ With default options it is LlamaGen's network (Sun et al., arXiv 2406.06525), to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pointillist.models.attention import Attend, masked
 from pointillist.models.blocks import AdaLN, Block, Cache, Shape, norm_of
@@ -27,12 +29,20 @@ SIZES = {
     "3B": {"dim": 3200, "depth": 24, "num_heads": 32},
 }
 
+GRAPHS = 128  # of one compiled network: widths of a pass times shares of the sequence, of units and windows
+
 # Of each block [B, 1 | W, 6, D], of the final norm [B, 1 | W, 2, D]; None = as it is.
 Modulations = Sequence[Tensor | None]
 
 
 class Transformer(nn.Module):
     """Blocks and a final norm over embedded places; embedding and head belong to the generator."""
+
+    checkpointing = 0  # k: of every k-th block the backward pass makes the activations anew (Chen et al., 1604.06174)
+
+    cache_dtype: torch.dtype | None = None  # of keys and values while decoding, if not the weights'
+    has_fixed_graphs = False  # compiled for passes of fixed sizes
+    kept: dict[tuple[int, int], list[Cache]] | None = None  # their caches, by batch and length
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -51,24 +61,30 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, rope: Tensor | None, attend: Attend, modulations: Modulations | None = None) -> Tensor:
         """x [B, L, D], rope [1 | B, L, d / 2, 2] or None for no rotation -> [B, L, D]."""
         *of_blocks, of_norm = modulations or self._plain
-        for block, modulation in zip(self.blocks, of_blocks, strict=True):
-            x = block(x, rope, attend, modulation)
+        k = self.checkpointing if torch.is_grad_enabled() else 0
+        for i, (block, modulation) in enumerate(zip(self.blocks, of_blocks, strict=True)):
+            if k and i % k == 0:
+                x = checkpoint(block, x, rope, attend, modulation, use_reentrant=False)
+            else:
+                x = block(x, rope, attend, modulation)
         return self._normed(x, of_norm)
 
     def decode(
         self,
         x: Tensor,
         rope: Tensor | None,
-        mask: Tensor,
+        mask: Tensor | None,
         caches: list[Cache],
         places: Tensor,
+        until: int,
         modulations: Modulations | None = None,
     ) -> Tensor:
-        """A window x [B, W, D] at places [B, W] -> [B, W, D]; mask [B, W, K] over the first K places of the cache."""
-        attend = masked(mask[:, None])
+        """A window x [B, W, D] at places [B | 1, W] -> [B, W, D]; mask [B | 1, W, K] over the first K = until places of
+        the cache, None where they are all seen."""
+        attend = masked(mask if mask is None else mask[:, None])
         *of_blocks, of_norm = modulations or self._plain
         for block, cache, modulation in zip(self.blocks, caches, of_blocks, strict=True):
-            x = block.decode(x, rope, attend, cache, places, mask.shape[-1], modulation)
+            x = block.decode(x, rope, attend, cache, places, until, modulation)
         return self._normed(x, of_norm)
 
     @property
@@ -82,10 +98,48 @@ class Transformer(nn.Module):
         scale, shift = modulation.unbind(-2)
         return self.norm(x) * (1 + scale) + shift
 
+    def compile_passes(self, backend: Any = "inductor", fixed: bool | None = None) -> None:
+        """Compile `decode`, for sampling.
+
+        On a CPU one graph serves passes of any width and length, and the compiler packs the matrices. On a GPU graphs
+        are `fixed`: there is one for each width of a pass and each share of the sequence that it sees. They are
+        captured and replayed (CUDA graphs; not run on one), for which caches must keep their place in memory: a batch
+        takes those of the batch before, so one at a time is drawn.
+        """
+        from torch._dynamo import config as graphs
+        from torch._inductor import config as inductor
+
+        graphs.recompile_limit = max(graphs.recompile_limit, GRAPHS)
+        on_gpu = next(self.parameters()).device.type == "cuda"
+        fixed = self.has_fixed_graphs = on_gpu if fixed is None else fixed
+        self.kept, mode = {} if fixed else None, {"mode": "reduce-overhead"} if on_gpu else {}
+        compiled = torch.compile(self.decode, backend=backend, fullgraph=True, dynamic=not fixed, **mode)
+
+        def decode(*window: Any) -> Tensor:
+            with inductor.patch(freezing=not on_gpu, cpp_wrapper=not on_gpu):  # read when a graph is compiled
+                return compiled(*window)
+
+        self.decode = decode
+
     def new_caches(self, batch: int, length: int) -> list[Cache]:
         """Empty caches for `length` places, on the weights' device, in their dtype or that of an autocast, to which
         attention would bring them anyway. Zeros: a masked NaN is still a NaN."""
+        if self.kept and (batch, length) in self.kept:
+            caches = self.kept[batch, length]
+            for cache in caches:
+                cache.k.zero_()
+                cache.v.zero_()
+            return caches
+        caches = self._new_caches(batch, length)
+        if self.has_fixed_graphs:
+            self.kept = {(batch, length): caches}
+            for cache in caches:
+                torch._dynamo.mark_static_address(cache.k)
+                torch._dynamo.mark_static_address(cache.v)
+        return caches
+
+    def _new_caches(self, batch: int, length: int) -> list[Cache]:
         s, weight = self.shape, next(self.parameters())
         shape, kind = (batch, length, s.num_kv_heads, s.head_dim), weight.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.cache_dtype or weight.dtype
         return [Cache(*(weight.new_zeros(shape, dtype=dtype) for _ in "kv")) for _ in range(s.depth)]

@@ -86,7 +86,8 @@ def _query(model: Any, state: Any, slots: Tensor, draft: Tensor, tree: Tree) -> 
         model.layout.rope(index.at),
         _mask(model, state, places, real, tree),
         state.caches,
-        torch.arange(rows.start, rows.stop, device=slots.device).expand(batch, -1),
+        torch.arange(rows.start, rows.stop, device=slots.device)[None],
+        rows.stop,
         state.modulations,
     )
     wanted = torch.take_along_dim(state.index.place_of, slots.flatten(1).clamp_min(0), dim=1).view_as(slots)

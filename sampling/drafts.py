@@ -6,7 +6,7 @@ a tree: the next group, then the groups after each guess of each way, so m = L +
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,10 +25,12 @@ class Guess:
 
     laws  [B, ways, L, g, V] or [B, ways, L, g, K, V]: probabilities of each code given all codes before it; at the
           first group those of later ways also given that the ways before hold other codes. None where no rule asks.
+    ready [B] bool: images that have a guess at all; None where all have.
     """
 
     codes: Tensor
     laws: Tensor | None = None
+    ready: Tensor | None = None
 
     @property
     def ways(self) -> int:
@@ -68,14 +70,23 @@ class Setting:
         """Go on with some of the images."""
         self.cond, self.images, self.groups = self.cond[rows], self.images[rows], self.groups[rows]
 
+    def refill(self, rows: Tensor, cond: Tensor, images: Tensor, groups: Tensor) -> None:
+        """Other images are in rows [b] now."""
+        self.cond, self.images = self.cond.index_copy(0, rows, cond), self.images.index_copy(0, rows, images)
+        self.groups = self.groups.index_copy(0, rows, groups)
+
 
 @dataclass
 class Draws:
-    """The randomness of pass `number` of images [B]."""
+    """The randomness of one pass: the pass number [B] of images [B], each counting its own from 0."""
 
     noise: Noise
     images: Tensor
-    number: int
+    number: Tensor
+
+    def of(self, rows: Tensor) -> Draws:
+        """Of images rows [b]; a row may be taken more than once."""
+        return Draws(self.noise, self.images[rows], self.number[rows])
 
     def fixed(self, dist: Dist, slots: Tensor) -> Tensor:
         """Draws from laws of slots [B, n, g] by the noise of ancestral decoding, in every pass the same."""
@@ -96,7 +107,7 @@ class Draws:
     def _keys(self, slots: Tensor, books: tuple[int, ...]) -> Tensor:
         """A code is put to the test in several passes, each with randomness of its own."""
         keys = book_keys(slots, *books) if books else slots
-        return keys + self.number * SPAN
+        return keys + each(self.number, keys) * SPAN
 
 
 @dataclass
@@ -108,12 +119,14 @@ class Verdict:
     kept       [B, L, g, ...] bool: guesses that the rule accepts, were all before them right
     variation  [B, L, g, ...] total variation distance between the law of the code that came out and the target's,
                where a guess was put to the test; None where it is 0
+    ready      [B] bool: images that had a guess; None where all had
     """
 
     way: Tensor
     codes: Tensor
     kept: Tensor
     variation: Tensor | None = None
+    ready: Tensor | None = None
 
     @property
     def accepted(self) -> Tensor:
@@ -123,11 +136,18 @@ class Verdict:
     @property
     def reached(self) -> Tensor:
         """[B, L] bool: guesses that were put to the test, none before them being rejected."""
-        return reached(self.accepted)
+        tested = reached(self.accepted)
+        return tested if self.ready is None else tested & self.ready[:, None]
 
     def right(self) -> Tensor:
         """[B] groups that can be committed: the accepted ones and the one after them."""
         return 1 + self.accepted.cumprod(1).sum(1)
+
+    def only(self, ready: Tensor, first: Tensor) -> Verdict:
+        """The same for images that had a guess, ready [B]; others get a first group, codes first [B, 1, g, ...]."""
+        had = ready.view(-1, *[1] * (first.ndim - 1))
+        codes = torch.cat([torch.where(had, self.codes[:, :1], first), self.codes[:, 1:]], dim=1)
+        return replace(self, codes=codes, kept=self.kept & had, ready=ready)
 
 
 def reached(accepted: Tensor) -> Tensor:

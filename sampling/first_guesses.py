@@ -33,9 +33,7 @@ class FirstGuesses:
         length = law.plan.num_codes
         self.newest = images.new_zeros(len(images), length + 1, *([books] if books > 1 else []))
         self.beside = F.pad(neighbours(law.spec, init), (0, 1), value=-1) if init in ("left", "above") else None
-        step = torch.arange(groups.shape[1], device=images.device)[None, :, None].expand_as(groups)
-        self.rank = torch.zeros_like(self.newest.view(len(images), length + 1, -1)[..., 0])
-        self.rank.scatter_(1, groups.flatten(1) % (length + 1), step.flatten(1))
+        self.rank = ranks(groups, length)
 
     def remember(self, slots: Tensor, codes: Tensor) -> None:
         """Codes [B, n, g, ...] of slots [B, n, g]; -1 goes to the last, unread row."""
@@ -71,6 +69,17 @@ class FirstGuesses:
 
     def select(self, rows: Tensor) -> None:
         self.images, self.newest, self.rank = self.images[rows], self.newest[rows], self.rank[rows]
+
+    def refill(self, rows: Tensor, images: Tensor, groups: Tensor) -> None:
+        """Rows [b] of images [B] and of their groups [B, S + 1, g] are other ones now."""
+        self.images = images
+        self.newest[rows], self.rank[rows] = 0, ranks(groups[rows], self.rank.shape[1] - 1)
+
+
+def ranks(groups: Tensor, length: int) -> Tensor:
+    """[B, length + 1] the step of every slot in groups [B, S + 1, g]; the last entry is padding's."""
+    step = torch.arange(groups.shape[1], device=groups.device)[None, :, None].expand_as(groups)
+    return groups.new_zeros(len(groups), length + 1).scatter_(1, groups.flatten(1) % (length + 1), step.flatten(1))
 
 
 def recycled(old: Tensor, fresh: Tensor, kept: Tensor) -> Tensor:

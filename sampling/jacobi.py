@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pointillist.sampling import speculative
-from pointillist.sampling.speculative import check, claim, fits, sample
+from pointillist.sampling.speculative import check, claim, fits, sample, stream
 
-__all__ = ["Options", "check", "claim", "fits", "sample"]
+__all__ = ["Options", "check", "claim", "fits", "sample", "stream"]
 
 
 @dataclass

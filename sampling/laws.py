@@ -98,11 +98,14 @@ class Guided(Law):
     def select(self, state: GuidedState, rows: Tensor) -> GuidedState:
         return GuidedState(self.generator.select(state.both, torch.cat([rows, rows + len(state.images)])))
 
+    def refill(self, state: GuidedState, rows: Tensor, fresh: GuidedState) -> None:
+        self.generator.refill(state.both, torch.cat([rows, rows + len(state.images)]), fresh.both)
+
     def features(self, state: GuidedState) -> Tensor:
         return self.generator.features(state.both)
 
-    def can_draft(self, state: GuidedState) -> bool:
-        return self.generator.can_draft(state.both)
+    def can_draft(self, state: GuidedState) -> Tensor:
+        return self.generator.can_draft(state.both).chunk(2)[0]
 
     def learn(self, state: GuidedState, slots: Tensor, features: Tensor) -> None:
         self.generator.learn(state.both, torch.cat([slots, slots]), features)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,18 +54,18 @@ class Noise:
         """
         images = each(images, slots)
         if logits.device.type == "cpu":
-            running = logits > float("-inf")
-            if int(running.sum()) < FEW * running.numel():
-                return self._among(running, stream, logits, images, slots)
+            running = np.flatnonzero(logits.detach().numpy() > -np.inf)
+            if len(running) < FEW * logits.numel():
+                return self._among(torch.from_numpy(running), stream, logits, images, slots)
         return (logits.double() + self.gumbel(stream, images, slots, logits.shape[-1])).argmax(-1)
 
     def _among(self, running: Tensor, stream: str, logits: Tensor, images: Tensor, slots: Tensor) -> Tensor:
-        """`race` among some of the tokens, bool [*slots, V]."""
-        where = running.nonzero(as_tuple=True)
-        noise = _gumbel(_uniform(self._key(stream, images, slots)[where[:-1]], where[-1]))
+        """`race` among some of the tokens, which stand at `running` [n] of all logits in a row."""
+        tokens, row = logits.shape[-1], running // logits.shape[-1]
+        noise = _gumbel(_uniform(self._key(stream, images, slots).flatten()[row], running - row * tokens))
         scores = torch.full_like(logits, float("-inf"), dtype=torch.float64)
-        scores[where] = logits[where].double() + noise
-        return scores.argmax(-1)
+        scores.view(-1)[running] = logits.detach().reshape(-1)[running].double() + noise
+        return torch.from_numpy(scores.numpy().argmax(-1))  # ten times faster than torch's
 
     def below(self, stream: str, probability: Tensor, images: Tensor, slots: Tensor) -> Tensor:
         """bool [B, ...]: true with the probability given; of images [B] and slots [B, ...]."""

@@ -11,9 +11,9 @@ from typing import Any
 from pointillist.sampling import speculative
 from pointillist.sampling.drafters import jacobi
 from pointillist.sampling.rules import mrs
-from pointillist.sampling.speculative import check, claim, fits, part, sample
+from pointillist.sampling.speculative import check, claim, fits, part, sample, stream
 
-__all__ = ["Options", "check", "claim", "fits", "sample"]
+__all__ = ["Options", "check", "claim", "fits", "sample", "stream"]
 
 
 @dataclass

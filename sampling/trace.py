@@ -21,7 +21,7 @@ class Trace:
     A guided pass is one evaluation with `streams` = 2: both halves run together.
 
     passes      forward passes of the batches
-    tokens_fed  places that the network read, of all images and streams: the compute
+    tokens_fed  places that the network read, of all images and streams: the compute, free rows of a batch included
     seconds     wall time inside `timed`, the device's work included
     steps       passes of ancestral decoding of the same unit; 0 where the sampler has no such counterpart
     nfe         images by how many passes were made while the image was unfinished
@@ -67,12 +67,12 @@ class Trace:
         """`images` images were completed after `nfe` evaluations each."""
         self.nfe[nfe] = self.nfe.get(nfe, 0) + images
 
-    def tested(self, slots: Tensor, rejected: Tensor, variation: Tensor, length: int) -> None:
-        """Drafts of slots [n] in 0..length-1 were tested: rejected [n] bool, variation [n]."""
-        for name, value in zip(SLOTS, (torch.ones_like(variation), rejected, variation), strict=True):
-            total = getattr(self, name)
-            total = torch.zeros(length, dtype=torch.float64) if total is None else total
-            setattr(self, name, total.index_add_(0, slots.cpu(), value.double().cpu()))
+    def tested(self, sums: Tensor) -> None:
+        """Drafts were tested, sums [SLOTS, N] by slot; nothing is noted where none was."""
+        if bool(sums[0].any()):
+            for name, more in zip(SLOTS, sums.cpu(), strict=True):
+                total = getattr(self, name)
+                setattr(self, name, more.clone() if total is None else total + more)
 
     @contextmanager
     def timed(self, device: torch.device) -> Iterator[None]:

@@ -70,7 +70,8 @@ def in_order(points: Points) -> Points:
 
     def rank(point: tuple[str, Any]) -> tuple[str, bool]:
         options = to_dict(point[1])
-        models = json.dumps([options.get(key) for key in ("zoo", "precision", "unit", "model")], sort_keys=True)
+        opened = ("zoo", "precision", "decoder_precision", "unit", "model")
+        models = json.dumps([options.get(key) for key in opened], sort_keys=True)
         return models, options["sampler"]["name"] != ANCESTRAL
 
     return sorted(points, key=rank)

@@ -96,8 +96,12 @@ class Table:
     def modules(self) -> list:
         return []
 
-    def can_draft(self, state: State) -> bool:
-        return True
+    def refill(self, state: State, rows: Tensor, fresh: State) -> None:
+        for name in ("cond", "images", "length", "codes"):
+            setattr(state, name, getattr(state, name).index_copy(0, rows, getattr(fresh, name)))
+
+    def can_draft(self, state: State) -> Tensor:
+        return torch.ones_like(state.length, dtype=torch.bool)
 
     def learn(self, state: State, slots: Tensor, features: Tensor) -> None:
         """Nothing to learn from features."""

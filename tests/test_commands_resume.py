@@ -12,6 +12,7 @@ import torch
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator, load_tokenizer
 from pointillist.training.log import read_log
+from pointillist.training.speed import CLOCK
 from tests.commands import GENERATOR, TOKENIZER, fails, stopped, succeeds
 
 
@@ -19,7 +20,7 @@ def final_files(run: Path) -> tuple[dict, dict, list[dict]]:
     """Weights, training state and log of a run's last step, without clock readings."""
     folder = checkpoint.locate(run)
     state = checkpoint.read_state(folder)
-    records = [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(run / "log.jsonl")]
+    records = [{k: v for k, v in r.items() if k not in CLOCK} for r in read_log(run / "log.jsonl")]
     return {"ema": (folder / "model.safetensors").read_bytes()}, {**state, "seconds": 0}, records
 
 

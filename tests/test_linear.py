@@ -8,12 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pointillist.models import linear
-from pointillist.models.linear import ROWS, Linear, pack
+from pointillist.models import processor
+from pointillist.models.linear import Linear, pack
+from pointillist.models.processor import ROWS
 from pointillist.sampling import ancestral, jacobi
 from pointillist.sampling.laws import target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
+from pointillist.training import precision
 from pointillist.training.precision import cast
 from tests.toys import toy, toys
 
@@ -38,7 +40,7 @@ def test_products_are_those_of_the_weight(rows, bias):
     torch.testing.assert_close(half(x), halves.float(), rtol=0, atol=2e-2)
     assert (half(x) - expected).abs().max() > 1e-4, "the control: bfloat16 is another number"
     other = torch.randn(80)
-    torch.testing.assert_close(exact.product(x, other), F.linear(x, layer.weight, other), rtol=0, atol=2e-6)
+    torch.testing.assert_close(exact.inner(x, other), F.linear(x, layer.weight, other), rtol=0, atol=2e-6)
 
 
 def test_a_row_is_the_same_alone_and_among_others():
@@ -58,11 +60,29 @@ def test_a_packed_generator_draws_the_same_images(name):
     torch.testing.assert_close(codes[1].double(), codes[0].double(), rtol=0, atol=1e-4)
 
 
-def test_mixed_keeps_what_is_no_matrix_in_fp32_and_windows_are_those_of_single_passes():
+def test_mixed_keeps_what_is_no_matrix_in_fp32_and_windows_are_those_of_single_passes(monkeypatch):
+    monkeypatch.setattr(precision, "attends_in_bf16", lambda: False)
     packed, images = toy("token").float().eval().requires_grad_(False), torch.arange(4)
     cast(packed, "mixed", CPU, rows=1)
     assert {p.dtype for p in packed.parameters()} == {torch.float32} == {packed.new_caches(1)[0].k.dtype}
     assert torch.equal(_drawn(packed, ancestral, images), _drawn(packed, jacobi, images))
+
+
+@pytest.mark.parametrize("name", ["token", "par", "scale", "masked", "randar", "flow"])
+def test_mixed_attends_in_bfloat16_where_the_processor_is_made_for_it(name, monkeypatch):
+    """Keys and values alone: laws stay within bfloat16's rounding of those of the plain network."""
+    plain = toy(name).float().eval().requires_grad_(False)
+    monkeypatch.setattr(precision, "attends_in_bf16", lambda: True)
+    mixed = copy.deepcopy(plain)
+    cast(mixed, "mixed", CPU, rows=2)
+    assert {cache.k.dtype for cache in mixed.new_caches(1)} <= {torch.bfloat16}
+    cond, images = torch.tensor([0, 1]), torch.arange(2)
+    laws = []
+    for network in (plain, mixed):
+        state = network.start(cond, images, Noise(0))
+        dist = network.query(state, network.groups(state)[0][:, None])
+        laws.append(dist.logits if hasattr(dist, "logits") else dist.sample(Noise(0), images, state.slots).float())
+    assert 0 < (laws[0] - laws[1]).square().mean().sqrt() < 0.03 * laws[0].std()
 
 
 def test_packing_is_for_cpus_and_two_dtypes():
@@ -74,7 +94,7 @@ def test_packing_is_for_cpus_and_two_dtypes():
 
 def test_two_rows_are_packed_where_mkl_is_not_at_home(monkeypatch):
     for intel in (True, False):
-        monkeypatch.setattr(linear, "_is_intel", lambda intel=intel: intel)
+        monkeypatch.setattr(processor, "is_intel", lambda intel=intel: intel)
         network = toy("token").float().eval()
         cast(network, "fp32", CPU, rows=2)
         assert (network.head.weight is None) == (not intel)

@@ -118,7 +118,7 @@ def test_control_wrong_noise_keys_are_seen(wrong, monkeypatch):
         return race(noise, stream, logits, torch.arange(len(images)), slots)
 
     def of_pass(draws: drafts.Draws, dist: Any, slots: Tensor) -> Tensor:
-        return fixed(draws, dist, slots + 2**32 * draws.number)
+        return fixed(draws, dist, slots + 2**32 * draws.number[:, None, None])
 
     reference("token")
     shuffled = torch.arange(EACH).flip(0)

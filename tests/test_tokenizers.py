@@ -15,7 +15,7 @@ from pointillist.data.codes import open_codes
 from pointillist.data.crops import Views
 from pointillist.data.encode import code_shape
 from pointillist.data.images import Images, to_uint8
-from pointillist.tokenizers import conv, latent, patches
+from pointillist.tokenizers import conv, latent, network, patches
 from pointillist.tokenizers.quantizers import FSQ, VQ, Product
 from pointillist.training.tasks.tokenizer import code_statistics
 
@@ -117,6 +117,39 @@ def test_every_tokenizer_keeps_the_protocol(name):
         assert decoded.shape == images.shape and decoded.abs().max() <= 1
         alone = tokenizer.encode(images[2:3])
         assert torch.allclose(alone, codes[2:3], atol=1e-5), "an image's codes do not depend on its batch"
+
+
+@pytest.mark.parametrize("name", [name for name in TOYS if name != "patches"])
+def test_a_cpu_takes_large_images_one_at_a_time(name, monkeypatch):
+    """The networks see one image a pass, channels last; images do not depend on their batch, to the last bit. With
+    gradients they see the whole batch, and make the same of it but for rounding."""
+    tokenizer, seen = toy(name).eval(), []
+    images = pictures(5)
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        first = next(m for m in part.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+    whole = tokenizer.encode(images)
+    decoded = tokenizer.decode(point(tokenizer, whole.detach()))
+    assert seen == [5, 5]
+    monkeypatch.setattr(network, "TOGETHER", 1)
+    with torch.inference_mode():
+        codes = tokenizer.encode(images)
+        found = tokenizer.decode(point(tokenizer, codes))
+        assert seen[2:] == [1] * 10
+        assert torch.allclose(codes.float(), whole.float(), atol=1e-5) and (found - decoded).abs().max() < 1e-5
+        assert torch.equal(tokenizer.decode(point(tokenizer, codes[3:4])), found[3:4]) and found.is_contiguous()
+
+
+@pytest.mark.parametrize("name", [name for name in TOYS if name != "patches"])
+def test_a_decoder_in_bfloat16_makes_float32_images_of_the_same_vectors(name):
+    tokenizer = toy(name).eval().requires_grad_(False)
+    codes, seen = point(tokenizer, tokenizer.encode(pictures(3))), []
+    tokenizer.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    exact = tokenizer.decode(codes)
+    tokenizer.decoder.to(torch.bfloat16)
+    rounded = tokenizer.decode(codes)
+    assert torch.equal(*seen) and seen[1].dtype == torch.float32, "what is decoded is not rounded before"
+    assert rounded.dtype == torch.float32 and 0 < (rounded - exact).abs().max() < 0.15  # of a deviation of 0.3
 
 
 def test_one_book_is_the_plain_quantiser():

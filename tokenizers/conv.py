@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
-from pointillist.tokenizers.network import Decoder, encoder, grid_of, pixel_loss
+from pointillist.tokenizers.network import Decoder, Encoder, grid_of, pixel_loss
 from pointillist.tokenizers.quantizers import FSQ, VQ, Product, share_used
 
 
@@ -48,7 +48,7 @@ class Tokenizer(nn.Module):
         self.quantizer = books[0] if len(books) == 1 else Product(books)
         channels, vocab = sum(book.channels for book in books), tuple(book.vocab for book in books)
         self.spec = CodeSpec(grids=(self.grid,), vocab=vocab, channels=channels)
-        self.encoder = encoder(options.widths, options.blocks, channels)
+        self.encoder = Encoder(options.widths, options.blocks, channels)
         self.decoder = Decoder(options.widths, options.blocks, channels)
 
     @property

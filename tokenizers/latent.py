@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
-from pointillist.tokenizers.network import Decoder, encoder, grid_of, pixel_loss
+from pointillist.tokenizers.network import Decoder, Encoder, grid_of, pixel_loss
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Tokenizer(nn.Module):
             )
         self.grid, self.kl, self.decay = grid_of(options.widths, image_size), options.kl, 0.99
         self.spec = CodeSpec(grids=(self.grid,), vocab=(), channels=options.channels, stochastic=True)
-        self.encoder = encoder(options.widths, options.blocks, 2 * options.channels)
+        self.encoder = Encoder(options.widths, options.blocks, 2 * options.channels)
         self.decoder = Decoder(options.widths, options.blocks, options.channels)
         self.register_buffer("shift", torch.zeros(options.channels, 1, 1))
         self.register_buffer("variance", torch.ones(options.channels, 1, 1))

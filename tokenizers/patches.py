@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy.cluster.vq import kmeans2
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
@@ -33,6 +32,8 @@ class Tokenizer(nn.Module):
 
     def fit(self, images: Tensor, vectors: int = 40_000) -> None:
         """Ten Lloyd iterations on at most `vectors` patches of train images [n, 3, S, S], random start; seeded."""
+        from scipy.cluster.vq import kmeans2
+
         patches = self._patches(images).flatten(0, 1)
         chosen = torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:vectors]
         centres, _ = kmeans2(patches[chosen].double().numpy(), len(self.codebook), iter=10, minit="points", seed=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pointillist.tokenizers.multiscale import Lift, Multiscale
-from pointillist.tokenizers.network import Decoder, encoder, grid_of
+from pointillist.tokenizers.network import Decoder, Encoder, grid_of
 
 __all__ = ["Lift", "Options", "Tokenizer"]
 
@@ -28,5 +28,5 @@ class Tokenizer(Multiscale):
 
     def __init__(self, options: Options, image_size: int) -> None:
         super().__init__(grid_of(options.widths, image_size), options.sides, options.vocab, options.channels)
-        self.encoder = encoder(options.widths, options.blocks, options.channels)
+        self.encoder = Encoder(options.widths, options.blocks, options.channels)
         self.decoder = Decoder(options.widths, options.blocks, options.channels)

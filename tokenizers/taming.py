@@ -14,6 +14,8 @@ from types import ModuleType
 
 from torch import Tensor, nn
 
+from pointillist.tokenizers.network import in_parts
+
 GROUPS = 32  # of every group norm, as published
 
 
@@ -24,7 +26,8 @@ class Encoder(nn.Sequential):
         super().__init__(OrderedDict(network=network, quant_conv=quant_conv))
 
     def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.to(self.quant_conv.weight.dtype)).float()
+        values = self.network.conv_in.out_channels * images.shape[-1] ** 2
+        return in_parts(super().forward, images.to(self.quant_conv.weight.dtype), values).float()
 
 
 class Decoder(nn.Sequential):
@@ -34,7 +37,9 @@ class Decoder(nn.Sequential):
         super().__init__(OrderedDict(post_quant_conv=post_quant_conv, network=network))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return super().forward(vectors.to(self.post_quant_conv.weight.dtype)).float()
+        side = vectors.shape[-1] * 2 ** (len(self.network.up_blocks) - 1)  # of the images
+        values = self.network.conv_out.in_channels * side**2
+        return in_parts(super().forward, vectors.to(self.post_quant_conv.weight.dtype), values).float()
 
 
 def networks(widths: list[int], blocks: int, z: int, channels: int, kernel: int = 1) -> tuple[Encoder, Decoder]:

@@ -6,6 +6,7 @@ sample.py writes the images, evaluate.py measures them without writing any.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -23,11 +24,12 @@ from pointillist.sampling.labels import labels_of
 from pointillist.sampling.laws import Aided, Inpaint, Ordered, target
 from pointillist.sampling.noise import Noise
 from pointillist.sampling.trace import Trace
+from pointillist.training.behind import Behind
 from pointillist.training.captions import Captions, read_captions
 from pointillist.training.given import given_order, kept_codes
 from pointillist.training.load import check_sampler, versions
 from pointillist.training.models import RANDOM, Models, Source, open_models
-from pointillist.training.precision import full_float32, products
+from pointillist.training.precision import HALF, full_float32, products
 from pointillist.training.request import FREE, Request, differing
 from pointillist.training.samples import SampleFiles, git_commit
 
@@ -85,7 +87,8 @@ def prepare(o: Request) -> Job:
     drafted = getattr(getattr(o.sampler, "drafter", None), "name", "") == "model"
     draft, changes = o.draft if drafted else "", json.dumps([o.unit, o.model])
     rows = 2 * min(o.batch_size, o.num_images)  # guided
-    m = open_models(Source(o.run, o.zoo, o.weights, o.tokenizer, draft, o.device, o.precision, changes, rows))
+    where = (o.run, o.zoo, o.weights, o.tokenizer, draft, o.device)
+    m = open_models(Source(*where, o.precision, changes, rows, o.decoder_precision, o.compile))
     generator, config, given, above, order, kept = m.generator, m.config, {}, [], None, None
     if o.order:
         order, given["order_sha256"] = given_order(o.order, generator, o.num_images, pick_device(o.device))
@@ -153,6 +156,8 @@ def check(o: Request) -> None:
     if o.num_images < 1 or o.batch_size < 1:
         raise ValueError(f"num_images and batch_size must be at least 1, got {o.num_images}, {o.batch_size}")
     o.pixels.check()
+    if o.precision == HALF and o.decoder_precision != "fp32":
+        raise ValueError(f"precision={HALF} decodes so too; leave decoder_precision={o.decoder_precision} out")
     if tuple(o.pixels.value_range) != DECODED:
         bounds = shown(o.pixels.value_range)
         raise ValueError(f"pixels.value_range={bounds} is for stored floats; a decoder's are in {shown(DECODED)}")
@@ -183,7 +188,10 @@ def codes_of(job: Job, images: Any, trace: Any) -> Any:
 
 
 def decode(job: Job, codes: Any) -> Any:
-    """Codes [B, N, ...] -> images [B, 3, S, S] in [-1, 1], float32 but for precision=fp16_autocast."""
+    """Codes [B, N, ...] -> images [B, 3, S, S] in [-1, 1], float32 but for precision=fp16_autocast.
+
+    decoder_precision is in the decoder's weights, which the tokenizer brings its vectors to (training/models.py).
+    """
     with torch.inference_mode(), full_float32(), products(job.options.precision, codes.device):
         return job.models.tokenizer.decode(codes)
 
@@ -193,21 +201,74 @@ def images_of(job: Job, codes: Any) -> Any:
     return finish(decode(job, codes), job.options.pixels)
 
 
+def finished(job: Job, images: Any, trace: Any) -> Iterator[tuple[Any, Any, dict]]:
+    """Image numbers [b] of `images`, their codes [b, N, ...], and what the trace said when these were all that was
+    finished: batch by batch, or where images finish at their own pace, batch_size at most as they come."""
+    o = job.options
+    if not hasattr(job.sampler, "stream") or not len(images):
+        for part in images.split(o.batch_size) if len(images) else ():
+            yield part, codes_of(job, part, trace), trace.summary()
+        return
+    held, counted = [], trace.summary()
+    for at, codes in streamed(job, images, trace):
+        if held and sum(len(numbers) for numbers, _ in held) + len(at) > o.batch_size:
+            yield *map(torch.cat, zip(*held, strict=True)), counted
+            held = []
+        held.append((images[at], codes))
+        counted = trace.summary()
+    yield *map(torch.cat, zip(*held, strict=True)), counted
+
+
+def streamed(job: Job, images: Any, trace: Any) -> Iterator[tuple[Any, Any]]:
+    """The sampler's stream of images [B], batch_size at once; the trace times it, and not what is done with it."""
+    o, device = job.options, images.device
+    cond = job.labels[images.cpu()].to(device)
+    stream = job.sampler.stream(job.law, cond, job.noise, images, trace, o.sampler, o.batch_size)
+    while True:
+        with trace.timed(device), products(o.precision, device):
+            found = next(stream, None)
+        if found is None:
+            return
+        yield found
+
+
 def draw(job: Job, out: Path) -> dict:
-    """Sample what is missing of a job's images into `out`; returns what sample.json says."""
-    o, m, device = job.options, job.models, pick_device(job.options.device)
-    config = job.config
-    files = SampleFiles(out, job.request, job.labels.numpy(), job.size, m.generator.spec)
+    """Sample what is missing of a job's images into `out`; returns what sample.json says.
+
+    Files are written behind the sampling. On a GPU pixels are decoded there too, on a stream of their own (not run on a
+    GPU); on a CPU they are not: two OpenMP teams on the same cores wait for each other, 5 to 30 times as long.
+    """
+    o, device = job.options, pick_device(job.options.device)
+    files = SampleFiles(out, job.request, job.labels.numpy(), job.size, job.models.generator.spec)
     if files.is_finished:
         return read_json(out / "sample.json")
     missing, counted = files.missing(), files.counted()
     trace = Trace.restore(counted) if counted else Trace()
     bar = tqdm(total=o.num_images, initial=o.num_images - len(missing), unit="image", dynamic_ncols=True)
-    for images in torch.as_tensor(missing, device=device).split(o.batch_size) if len(missing) else ():
-        codes = codes_of(job, images, trace)
-        files.write(images.cpu().numpy(), images_of(job, codes).cpu().numpy(), codes.cpu().numpy(), trace.summary())
-        bar.update(len(images))
-    bar.close()
+    side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def store(images: Any, codes: Any, pixels: Any, counted: dict) -> None:
+        if side is not None:
+            with torch.cuda.stream(side):
+                side.wait_event(pixels)  # until the codes are there
+                codes.record_stream(side)
+                pixels, codes, images = (x.cpu() for x in (images_of(job, codes), codes, images))
+        files.write(*(x.numpy() for x in (images, pixels, codes)), counted)
+
+    with bar, Behind(store) as later:
+        for images, codes, counted in finished(job, torch.as_tensor(missing, device=device), trace):
+            here = torch.cuda.current_stream(device).record_event() if side else images_of(job, codes)
+            later(images, codes, here, counted)
+            bar.update(len(images))
+    report = about(job, trace)
+    above = [(name, finish(to_float(pictures), o.pixels).cpu()) for name, pictures in job.above]
+    files.finish(report, job.names, f"{title(job)}, guidance {o.guidance}", above)
+    return report
+
+
+def about(job: Job, trace: Trace) -> dict:
+    """What sample.json says."""
+    o, m, config = job.options, job.models, job.config
     report = {
         "options": to_dict(o),
         "law": job.claim,
@@ -219,15 +280,11 @@ def draw(job: Job, out: Path) -> dict:
         "spec": config["spec"],
         "classes": job.names,
         "trace": trace.summary(),
-        "device": str(device),
+        "device": str(pick_device(o.device)),
         "versions": versions(),
         "git": git_commit(),
     }
-    if job.is_random:
-        report["warning"] = MEANINGLESS
-    above = [(name, finish(to_float(pictures), o.pixels).cpu()) for name, pictures in job.above]
-    files.finish(report, job.names, f"{title(job)}, guidance {o.guidance}", above)
-    return report
+    return report | ({"warning": MEANINGLESS} if job.is_random else {})
 
 
 def title(job: Job) -> str:

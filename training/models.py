@@ -15,7 +15,8 @@ from pointillist.configs.options import build, find, pick_device
 from pointillist.models.generator import SAMPLING
 from pointillist.training import checkpoint
 from pointillist.training.load import load_generator, load_tokenizer, override, tokenizer_of
-from pointillist.training.precision import cast
+from pointillist.training.memory import keep_freed_memory
+from pointillist.training.precision import cast, cast_decoder
 
 RANDOM = "random"  # weights=random
 
@@ -34,6 +35,8 @@ class Source:
     precision: str
     changes: str
     rows: int
+    decoder_precision: str = "fp32"
+    compile: bool = False
 
     @property
     def name(self) -> str:
@@ -68,15 +71,18 @@ def open_models(source: Source) -> Models:
         folder = _folder(source.run, source.zoo, source.weights)
         generator, config = load_generator(folder, to, *changes)
         codec, _ = load_tokenizer(tokenizer_of(config, folder, source.tokenizer), to)
-    cast(generator, source.precision, to, source.rows)
+    if to.type == "cpu":
+        keep_freed_memory()
+    cast(generator, source.precision, to, source.rows, source.compile)
     codec = codec.to(to)
+    cast_decoder(codec, source.decoder_precision)
     if not source.draft:
         return Models(generator, config, folder, codec)
     drafter, theirs, beside = _draft(source, config, to)
     _check_draft(source, config, theirs)
     if theirs["kind"] == "eagle":
         drafter.shared.network = generator  # held once
-    cast(drafter, source.precision, to, source.rows)
+    cast(drafter, source.precision, to, source.rows, source.compile)
     identity = {"path": str(beside), "sha256": theirs["sha256"], "step": theirs["step"]}
     return Models(generator, config, folder, codec, drafter, identity)
 

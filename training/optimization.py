@@ -1,10 +1,8 @@
-"""The optimiser, its learning rate, and memory for its steps on CPU."""
+"""The optimiser and its learning rate."""
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,9 +36,12 @@ def make_optimizer(model: nn.Module, options: Optimization) -> torch.optim.AdamW
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trained if p.ndim >= 2], [p for p in trained if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=options.lr, betas=(options.beta1, options.beta2), fused=True
-    )
+    groups, betas = [g for g in groups if g["params"]], (options.beta1, options.beta2)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=True)
+    for p in (p for group in groups for p in group["params"]):  # now, not between the first step's activations
+        moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
+    return optimizer
 
 
 def learning_rate(step: int, steps: int, options: Optimization) -> float:
@@ -55,11 +56,3 @@ def learning_rate(step: int, steps: int, options: Optimization) -> float:
     else:
         level = 1.0
     return options.lr * (options.final_lr + (1 - options.final_lr) * level)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks: returning each to the kernel costs a third of a training step on CPU."""
-    if sys.platform == "linux":
-        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 30)
-        ctypes.CDLL(None).mallopt(trim_threshold, (1 << 31) - 1)

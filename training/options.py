@@ -21,7 +21,7 @@ class TrainOptions:
     batch_size: int = option(64, "images a step, over all accumulated parts")
     optimization: Optimization = option(Optimization(), "AdamW, schedule, clipping, EMA")
     precision: Literal["fp32", "bf16"] = option("fp32", "bf16 = autocast; weights and optimiser stay fp32")
-    compile: bool = option(False, "torch.compile the loss")
+    compile: bool = option(False, "torch.compile a transformer's block, other models' loss")
     device: str = option("auto", "auto = cuda if there is one, else cpu")
     log_every: int = option(20, "steps between lines of log.jsonl")
     evaluate_every: int = option(500, "steps between held-out scores and pictures")
@@ -48,4 +48,5 @@ class TrainOptions:
 FREE = {"out", "codes", "device", "dry_run", "tracker"}
 FREE |= {"tokenizer", "tokenizer.path"}  # where a generator's tokenizer lies: its sha256 is compared instead
 FREE |= {"target", "target.path"}  # and a draft head's target
+FREE |= {"checkpointing"}  # the gradients are the same
 FREE |= {"log_every", "evaluate_every", "save_every", "keep_last", "keep_steps"}

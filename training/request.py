@@ -12,7 +12,8 @@ from pointillist.data.pixels import Pixels
 # What a stopped run may change when it continues: none of it is in the images. A checkpoint is known by its weights.
 FREE = {"run", "zoo", "weights", "batch_size", "device", "tokenizer", "draft", "published", "captions", "text_encoder"}
 LAW = {"classes", "guidance", "guidance_interval", "temperature", "top_k", "top_p", "min_p", "unit", "model", "order"}
-RECIPE = LAW | {"zoo", "pixels", "precision", "image", "mask"}  # what a published row says of its images
+# What a published row says of its images.
+RECIPE = LAW | {"zoo", "pixels", "precision", "decoder_precision", "image", "mask"}
 
 
 @dataclass
@@ -46,8 +47,14 @@ class Request:
     device: str = option("auto", "auto = cuda if there is one, else cpu")
     precision: Literal["fp32", "bf16", "fp64", "mixed", "fp16_autocast"] = option(
         "fp32",
-        "of the generator's weights and cache; mixed: bf16 matrices, the rest fp32, for CPUs; fp16_autocast: fp32 "
-        "weights, half products, decoder included",
+        "of the generator's weights and cache; mixed: bf16 matrices, and cache where that is faster, the rest fp32, "
+        "for CPUs; fp16_autocast: fp32 weights, half products, decoder included",
+    )
+    decoder_precision: Literal["fp32", "bf16"] = option(
+        "fp32", "of the tokenizer's decoder, weights and activations; bf16 is faster and moves pixels by a level or so"
+    )
+    compile: bool = option(
+        False, "torch.compile the network's passes: faster, and half a minute later (CPU), or CUDA graphs (GPU)"
     )
     pixels: Pixels = option(Pixels(), "how images come to one size and to uint8")
     published: str = option("", "name of the published row that this repeats, for evaluate.py table")

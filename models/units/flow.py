@@ -139,13 +139,13 @@ class GroupVelocity:
         levels = torch.tensor([[0.0, t]], device=device).expand(len(x), -1)
         embedded, modulations = model.embed(values, slots, state.cond, levels, group)
         self.before = self.first
-        rows = places.expand(len(x), -1)
         y = model.transformer.decode(
             embedded,
             layout.rope(layout.at[places][None]),
-            layout.mask[places, : self.until].expand(len(x), -1, -1),
+            layout.mask[None, places, : self.until],
             state.caches,
-            rows,
+            places[None],
+            self.until,
             modulations,
         )
         return model.head(y[:, -x.shape[2] :])[:, None].to(x.dtype)

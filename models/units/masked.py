@@ -113,7 +113,7 @@ class Generator(AnyOrder):
     def commit(self, state: State, codes: Tensor, keep: Tensor | int, path: Tensor | None = None) -> None:
         """keep [B, 1, g] bool: those codes are known from now on and the others of the query are not; 1: all are."""
         state.put(state.slots, codes if isinstance(keep, int) else hidden_codes(codes, ~keep))
-        state.length, state.longest = state.length + 1, state.longest + 1
+        state.advance(1)
 
 
 def unknown(codes: Tensor, spec: CodeSpec) -> Tensor:

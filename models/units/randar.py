@@ -81,16 +81,16 @@ class Generator(AnyOrder):
         state.slots = slots
         done, last = sum(sizes[:step]), sizes[step - 1] if step else 0
         first = 2 * (done - last + 1) if step else 0
-        settled = state.index.window(torch.arange(first, 2 * done + 1, device=slots.device)[None].expand(batch, -1))
+        settled = state.index.window(torch.arange(first, 2 * done + 1, device=slots.device)[None])
         places = torch.arange(first, 2 * done + 1 + size, device=slots.device)
         index = Index(
-            reads=torch.cat([settled.reads, slots.new_full((batch, size, 1), LEARNED)], dim=1),
-            predicts=torch.cat([settled.predicts, slots[:, 0, :, None]], dim=1),
-            at=torch.cat([settled.at, slots[:, 0]], dim=1),
+            reads=torch.cat([settled.reads.expand(batch, -1, -1), slots.new_full((batch, size, 1), LEARNED)], dim=1),
+            predicts=torch.cat([settled.predicts.expand(batch, -1, -1), slots[:, 0, :, None]], dim=1),
+            at=torch.cat([settled.at.expand(batch, -1), slots[:, 0]], dim=1),
             place_of=state.index.place_of,
         )
         causal = places[:, None] >= torch.arange(2 * done + 1 + size, device=slots.device)
-        x = self.embed(state.codes, state.cond, index)
-        mask, places, state.fed = causal.expand(batch, -1, -1), places.expand(batch, -1), len(places)
-        x = self.transformer.decode(x, self.layout.rope(index.at), mask, state.caches, places, state.modulations)
+        x, state.fed, until = self.embed(state.codes, state.cond, index), len(places), causal.shape[1]
+        rope = self.layout.rope(index.at)
+        x = self.transformer.decode(x, rope, causal[None], state.caches, places[None], until, state.modulations)
         return self.head.dist(x[:, None, -size:])

@@ -46,6 +46,8 @@ class Drafter:
     def propose(self, length: Tensor, ahead: int, draws: Draws) -> Guess:
         """A guess of the `ahead` groups after length [B]."""
         slots = window(self.setting.groups, length, ahead)
+        if self.codes is not None:  # what an image in its first pass finds is of its row's image before
+            self.kept = torch.where(draws.number > 0, self.kept, self.codes.shape[1])
         left = self.kept if self.codes is None else self.codes.shape[1] - self.kept  # [B] old guesses; 0 at first
         fresh = torch.arange(ahead, device=slots.device) >= left[:, None]
         if self.codes is not None:
@@ -54,8 +56,9 @@ class Drafter:
         codes, laws = self.first(slots, fresh)
         if self.codes is not None:
             if self.options.init == "resample":
-                laws, where = self.laws[:, -1:].expand_as(laws), like(fresh[..., None], codes).expand_as(codes)
-                codes = self._draw("resample", Categorical(laws.log()), slots, draws, where)
+                where = like((fresh & (draws.number > 0)[:, None])[..., None], codes).expand_as(codes)
+                laws = torch.where(where[..., None], self.laws[:, -1:], laws)
+                codes = torch.where(where, self._draw("resample", Categorical(laws.log()), slots, draws, where), codes)
             codes = recycled(self.codes, codes, self.kept)
             laws = recycled(self.laws, laws, self.kept) if self.with_laws else None
         self.first.remember(slots, codes)
@@ -111,3 +114,7 @@ class Drafter:
         self.first.select(rows)
         self.kept, self.codes = self.kept[rows], self.codes[rows]
         self.laws = None if self.laws is None else self.laws[rows]
+
+    def refill(self, rows: Tensor) -> None:
+        """The setting has other images in rows [b] now, which are in their first pass."""
+        self.first.refill(rows, self.setting.images, self.setting.groups)

@@ -54,27 +54,29 @@ class Drafter:
         """A guess of the `ahead` groups after length [B]."""
         setting, total = self.setting, self.setting.groups.shape[1] - 1
         groups, start = self._each(setting.groups), self._each(length)
-        draws = Draws(draws.noise, self._each(draws.images), draws.number)
+        draws = draws.of(self._each(torch.arange(len(length), device=length.device)))
+        begun = (draws.number > 0).long()  # of others nothing has been committed: there is no newest code
+        able = self.law.can_draft(self.state)
         none = window(groups, start, 0)  # [B * ways, 0, g]
         codes = [none.new_zeros(*none.shape, *self.law.spec.shape[1:])]
         laws = []
-        for d in range(ahead if self.law.can_draft(self.state) else 0):
-            slots = window(groups, start + d, 1)
+        for d in range(ahead if bool(able.any()) else 0):
+            slots = read = window(groups, start + d, 1)
+            asked = torch.zeros_like(start)[:, None]  # [B * ways, 1] which group of those read is guessed
             if d == 0 and self.newest is not None:
-                both = torch.cat([window(groups, start - 1, 1), slots], dim=1)
-                dist = setting.trace.draft(self.law, self.state, both, self.newest)
-            else:
-                both, dist = slots, setting.trace.draft(self.law, self.state, slots)
-            q = probabilities(dist)[:, -1:] if setting.with_laws or setting.ways > 1 else None
+                read, asked = window(groups, start - begun, 2), begun[:, None]
+            dist = setting.trace.draft(self.law, self.state, read, self.newest if read.shape[1] > 1 else None)
+            q = at_nodes(probabilities(dist), asked) if setting.with_laws or setting.ways > 1 else None
             if d == 0 and setting.ways > 1:
                 x, q = self._part(q, slots, draws)
             else:
-                x = draws.fixed(dist, both)[:, -1:]
+                x = at_nodes(draws.fixed(dist, read), asked)
             codes.append(x)
             laws.append(q)
             self.law.rewind(self.state, (start + d + 1).clamp_max(total), slots, x)
         guess = torch.cat(codes, dim=1).unflatten(0, (-1, setting.ways))
-        return Guess(guess, torch.cat(laws, 1).unflatten(0, (-1, setting.ways)) if laws and setting.with_laws else None)
+        with_laws = torch.cat(laws, 1).unflatten(0, (-1, setting.ways)) if laws and setting.with_laws else None
+        return Guess(guess, with_laws, None if bool(able.all()) else able[:: setting.ways])
 
     def observe(
         self, dist: Dist, guess: Guess, verdict: Verdict, slots: Tensor, draws: Draws, keep: Tensor, features: Tensor
@@ -90,16 +92,23 @@ class Drafter:
 
     def select(self, rows: Tensor) -> None:
         """Go on with some of the images."""
-        rows = (rows[:, None] * self.setting.ways + torch.arange(self.setting.ways, device=rows.device)).flatten()
+        rows = self._ways(rows)
         self.state = self.law.select(self.state, rows)
         self.length, self.newest = self.length[rows], self.newest[rows]
+
+    def refill(self, rows: Tensor) -> None:
+        """The setting has other images in rows [b] now, which are in their first pass."""
+        setting = self.setting
+        fresh = self.law.start(*(self._each(x[rows]) for x in (setting.cond, setting.images)), setting.noise)
+        self.law.refill(self.state, self._ways(rows), fresh)
+        self.length[self._ways(rows)] = 0
 
     def _part(self, q: Tensor, slots: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """The ways' first codes [B * ways, 1, 1], drawn without replacement, and the laws they were drawn from."""
         law, codes, laws = q.unflatten(0, (-1, self.setting.ways))[:, 0], [], []
         one = slice(None, None, self.setting.ways)
         for _ in range(self.setting.ways):
-            x = Draws(draws.noise, draws.images[one], draws.number).fixed(Categorical(law.log()), slots[one])
+            x = Draws(draws.noise, draws.images[one], draws.number[one]).fixed(Categorical(law.log()), slots[one])
             codes.append(x)
             laws.append(law)
             law = without(law, x)
@@ -107,3 +116,7 @@ class Drafter:
 
     def _each(self, x: Tensor) -> Tensor:
         return x.repeat_interleave(self.setting.ways, 0)
+
+    def _ways(self, rows: Tensor) -> Tensor:
+        """Rows of the state that belong to images rows [b]."""
+        return (rows[:, None] * self.setting.ways + torch.arange(self.setting.ways, device=rows.device)).flatten()

@@ -32,6 +32,7 @@ class Options(TrainOptions):
     tokenizer: str = option("", "its tokenizer's run, if it is not where it was")
     codes: str = option("", "folder of the code cache; default: codes/ beside the tokenizer's checkpoints")
     model: EagleOptions = option(EagleOptions(), "the draft head")
+    checkpointing: int = option(0, "k: every k-th block is computed again in the backward pass, for memory; 0: none")
 
 
 class Task(generator.Task):
@@ -51,6 +52,7 @@ class Task(generator.Task):
         self.images = {s: find("data", options.data.name).open_images(options.data, s) for s in ("train", "heldout")}
         check_classes(list(self.images["train"].classes), self.target_config)
         self.spec, self.model = target.spec, Eagle(options.model, target).to(device)
+        self.model.transformer.checkpointing = options.checkpointing
 
     def config(self) -> dict:
         """What config.json must say to rebuild the head, find its target and know which codes are meant."""

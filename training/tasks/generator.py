@@ -34,6 +34,7 @@ class Options(TrainOptions):
     codes: str = option("", "folder of the code cache; default: codes/ beside the tokenizer's checkpoints")
     model: GeneratorOptions = option(GeneratorOptions(), "the transformer")
     unit: Any = option("token", "what is predicted next", part="models/units")
+    checkpointing: int = option(0, "k: every k-th block is computed again in the backward pass, for memory; 0: none")
 
 
 class Task:
@@ -54,6 +55,7 @@ class Task:
         self.spec, lift = self.tokenizer.spec, getattr(self.tokenizer, "lift", None)
         self.score = "nll" if self.spec.vocab else "flow"
         self.model = make_generator(options.model, options.unit, self.spec, classes, lift).to(device)
+        self.model.transformer.checkpointing = options.checkpointing
 
     @cached_property
     def train(self) -> Codes:
