@@ -86,12 +86,16 @@ def main(argv: list[str]) -> None:
         print(f"WARNING: {MEANINGLESS}")
     out = Path(options.out or job.folder.parent / "samples")
     was_finished = (out / "sample.json").is_file()
-    cost = draw_all(job, out)["trace"]
+    report = draw_all(job, out)
     if was_finished:
         print(f"{out} is finished: {options.num_images} images; look at {out / 'grid.png'}")
         return
     print(f"{options.num_images} images in {out}: images.npz, codes.npz, sample.json; look at {out / 'grid.png'}")
-    print(f"NFE an image {cost['nfe_per_image']:g}, sampling time {cost['seconds_per_image']:.4f} s an image")
+    cost, compiling = report["trace"], report.get("compiling_seconds", 0)
+    print(
+        f"NFE an image {cost['nfe_per_image']:g}, sampling time {cost['seconds_per_image']:.4f} s an image"
+        + (f"; {compiling:.0f} s of it all were compiling" if compiling else "")
+    )
 
 
 if __name__ == "__main__":

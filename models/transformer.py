@@ -5,6 +5,7 @@ With default options it is LlamaGen's network (Sun et al., arXiv 2406.06525), to
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class Transformer(nn.Module):
     checkpointing = 0  # k: of every k-th block the backward pass makes the activations anew (Chen et al., 1604.06174)
 
     cache_dtype: torch.dtype | None = None  # of keys and values while decoding, if not the weights'
+    compiling = 0.0  # seconds that compiling passes took
     has_fixed_graphs = False  # compiled for passes of fixed sizes
     kept: dict[tuple[int, int], list[Cache]] | None = None  # their caches, by batch and length
 
@@ -107,6 +109,7 @@ class Transformer(nn.Module):
         takes those of the batch before, so one at a time is drawn.
         """
         from torch._dynamo import config as graphs
+        from torch._dynamo.utils import counters
         from torch._inductor import config as inductor
 
         graphs.recompile_limit = max(graphs.recompile_limit, GRAPHS)
@@ -116,8 +119,12 @@ class Transformer(nn.Module):
         compiled = torch.compile(self.decode, backend=backend, fullgraph=True, dynamic=not fixed, **mode)
 
         def decode(*window: Any) -> Tensor:
+            before, begin = counters["stats"]["unique_graphs"], time.perf_counter()
             with inductor.patch(freezing=not on_gpu, cpp_wrapper=not on_gpu):  # read when a graph is compiled
-                return compiled(*window)
+                x = compiled(*window)
+            if counters["stats"]["unique_graphs"] > before:
+                self.compiling += time.perf_counter() - begin
+            return x
 
         self.decode = decode
 

@@ -38,9 +38,16 @@ def test_compiled_passes_draw_the_same_codes_from_few_graphs(name, fixed):
     widths = set(toy(name).plan.starts.diff().tolist())
     most = 4 * (len(widths) + 1) if fixed else 8
     assert 0 < counter.frame_count <= most, "fixed: a graph for each width and quarter of the sequence"
-    graphs = counter.frame_count
+    graphs, seconds = counter.frame_count, network.transformer.compiling
+    assert seconds > 0
     assert torch.equal(drawn(network, ancestral), drawn(toy(name), ancestral))
     assert counter.frame_count == graphs, "the next batch takes the same graphs"
+    assert network.transformer.compiling == seconds
+
+
+def test_units_without_a_cache_are_refused():
+    with pytest.raises(ValueError, match="unit=masked reads the whole image in every pass; leave compile=false"):
+        cast(copy.deepcopy(toy("masked")), "fp64", torch.device("cpu"), 2, compiled=True)
 
 
 @pytest.mark.parametrize("fixed", [True, False])

@@ -284,6 +284,8 @@ def about(job: Job, trace: Trace) -> dict:
         "versions": versions(),
         "git": git_commit(),
     }
+    if o.compile:
+        report["compiling_seconds"] = round(m.generator.transformer.compiling, 1)  # the trace's seconds hold them
     return report | ({"warning": MEANINGLESS} if job.is_random else {})
 
 

@@ -17,7 +17,10 @@ WEIGHTS = {"bf16": torch.bfloat16, "fp64": torch.float64}  # float32 otherwise
 
 def cast(network: Any, precision: str, device: torch.device, rows: int, compiled: bool = False) -> None:
     """Bring a frozen generator to a device and to a request's precision; on a CPU its matrices are packed, where that
-    is faster for passes of so many rows. Raises ValueError for mixed on a GPU."""
+    is faster for passes of so many rows. Raises ValueError for mixed on a GPU, and for compiled passes of units that
+    make none through a cache."""
+    if compiled and getattr(network, "any_subset", False):
+        raise ValueError(f"unit={network.unit.name} reads the whole image in every pass; leave compile=false")
     if precision == MIXED and device.type != "cpu":
         raise ValueError(f"precision=mixed packs matrices for a CPU, the device is {device.type}; use bf16")
     network.cast(WEIGHTS.get(precision, torch.float32))
