@@ -151,6 +151,8 @@ class Attention(nn.Module):
         dtype = dtype or v.dtype
         turned = turned.to(dtype) if rope is None else rotate(turned, rope, dtype)
         q, k = turned.split([s.num_heads, s.num_kv_heads], dim=2)
+        if learns():
+            v = v.contiguous()  # attention keeps it for the backward pass, and a view would keep all heads
         return q, k, v.to(dtype)
 
     def _on_spheres(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
