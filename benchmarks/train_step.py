@@ -19,11 +19,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
-from pathlib import Path
 from statistics import median
 
 import torch
 from measure import gemm, interleaved, limits, medians, peak_memory, table, timed
+from peers import checkout
 from torch import Tensor, nn
 
 from pointillist import CodeSpec
@@ -57,9 +57,7 @@ class Benchmark:
 
 def their_network(o: Benchmark) -> nn.Module:
     """Raises ValueError for another folder."""
-    if not (Path(o.peer) / "autoregressive" / "models" / "gpt.py").is_file():
-        raise ValueError(f"peer={o.peer} is no checkout of LlamaGen: autoregressive/models/gpt.py is not there")
-    sys.path.insert(0, o.peer)
+    checkout(o.peer, "LlamaGen", "autoregressive/models/gpt.py")
     from autoregressive.models.gpt import GPT_models
 
     return GPT_models[f"GPT-{o.size}"](
@@ -104,7 +102,7 @@ def work(o: Benchmark) -> None:
     kind, _, how = o.start.partition("-")
     if kind == "ours" or how == "kept":
         keep_freed_memory()
-    network, state = our_network(o) if kind == "ours" else their_network(o), torch.load(o.weights)
+    network, state = our_network(o) if kind == "ours" else their_network(o), torch.load(o.weights, weights_only=True)
     network.load_state_dict(llamagen.generator(state, {}) if kind == "ours" else state)
     del state
     torch.manual_seed(1)

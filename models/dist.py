@@ -196,7 +196,7 @@ def _top_k(logits: Tensor, top_k: float | Tensor) -> Tensor:
 
 def kth_greatest(values: Tensor, k: int) -> Tensor:
     """[..., 1] of values [..., V]. On a CPU numpy selects it ten times faster than topk, which sorts the k."""
-    if values.device.type != "cpu" or values.dtype == torch.bfloat16:
+    if values.device.type != "cpu":
         return values.topk(k, sorted=False).values.amin(-1, keepdim=True)
     place = values.shape[-1] - k
     return torch.from_numpy(np.partition(values.detach().numpy(), place, axis=-1)[..., place : place + 1])

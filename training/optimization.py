@@ -38,7 +38,8 @@ def make_optimizer(model: nn.Module, options: Optimization) -> torch.optim.AdamW
     groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups, betas = [g for g in groups if g["params"]], (options.beta1, options.beta2)
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=betas, fused=True)
-    for p in (p for group in groups for p in group["params"]):  # now, not between the first step's activations
+    for p in (p for group in groups for p in group["params"]):
+        # now: made among the first step's activations they leave gaps, a quarter of a GB for GPT-B
         moments = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[p] = {"step": torch.zeros((), device=p.device), **moments}
     return optimizer
